@@ -1,0 +1,68 @@
+"""What the commands print: the end of a run, and a run that was not made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from hf_reward.training.run import RunResult
+
+
+def print_result(result: "RunResult") -> None:
+    """Held-out metrics with their counts, the best and worst pairs, where everything lies, and what to type next."""
+    from hf_reward.evaluation.tables import data_table, metrics_table, pairs_table, print_table
+
+    print_table(data_table(result.data_report))
+    if result.eval_metrics:
+        print_table(metrics_table(result.eval_metrics, title="Held-out pairs"))
+    if result.best:
+        print_table(pairs_table(result.best, result.worst))
+    folder = Path(result.output_dir)
+    files = {
+        "model": ".",
+        "model card": "README.md",
+        "plots": ", ".join(path.name for path in sorted(folder.glob("*.png"))),
+        "metrics": "all_results.json",
+        "data report": "data_report.json",
+    }
+    print(f"Everything lies in {folder}:")
+    for name, file in files.items():
+        print(f"  {name:<12}{file if file != '.' else 'model.safetensors, config.json, tokenizer.json'}")
+    print("\nNext:")
+    for what, command in next_commands(result.output_dir).items():
+        print(f"  {what}:\n    {command}")
+
+
+def next_commands(folder: str) -> dict[str, str]:
+    """Commands that come next, by what they do."""
+    return {
+        "score a sentence": f'hf_reward-score {folder} --prompt "Say hello." --completion "Hello there."',
+        "train on your own file": (
+            f"hf_reward-train --model_name_or_path {folder} --dataset_name pairs.jsonl --output_dir mine"
+        ),
+        "start from a Hub model": (
+            "hf_reward-train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name trl-lib/ultrafeedback_binarized "
+            "--output_dir qwen3-reward"
+        ),
+    }
+
+
+def print_dry_run(result: "RunResult") -> None:
+    """The first pair with the token where each reward is read, lengths, kept and dropped rows, steps, parameters."""
+    from rich.text import Text
+
+    from hf_reward.evaluation.tables import data_table, print_table
+
+    plan = result.dry_run
+    assert plan is not None
+    print_table(data_table(result.data_report))
+    for side, tokens in (("chosen", plan.chosen_tokens), ("rejected", plan.rejected_tokens)):
+        body = Text(f"First pair, {side} ({len(tokens)} tokens, {plan.prompt_length} of the prompt):\n", style="bold")
+        body.append("".join(tokens[: plan.prompt_length]), style="dim")
+        body.append("".join(tokens[plan.prompt_length : -1]), style="not bold")
+        body.append(f" [{tokens[-1]}]", style="bold reverse")
+        body.append(" <- the reward is read here\n", style="italic")
+        print_table(body)
+    print(f"{plan.optimizer_steps:,} optimizer steps of {plan.pairs_per_step:,} pairs")
+    print(f"{plan.parameters:,} parameters, {plan.trainable_parameters:,} of them trained")
+    print("Dry run: nothing was trained, nothing was written.")

@@ -1,0 +1,94 @@
+"""`hf_reward-train`: a recipe in, a trained, saved, scored and described reward model out."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_reward.cli.errors import exit_code
+
+
+if TYPE_CHECKING:
+    from hf_reward.training.run import RunResult
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    The command.
+
+    Returns:
+        `int`: 0 if all went well, 2 for a mistake in the settings or the data, 1 for a run that failed.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if "-h" in argv or "--help" in argv:
+        from hf_reward.cli.help import render_all, render_help
+
+        print(render_all() if "all" in argv else render_help())
+        return 0
+    with exit_code() as outcome:
+        show(_run(argv))
+    return outcome.code
+
+
+def run_training(recipe: str | Path | None = None, **settings: Any) -> "RunResult":
+    """
+    The programmatic form of the command: the same names, the same checks, the same files.
+
+    Args:
+        recipe (`str` or `Path`, *optional*): A YAML recipe.
+        settings: Any setting of a recipe, the seed's names included; they win over the recipe's.
+
+    Returns:
+        [`~hf_reward.training.run.RunResult`]: Metrics, data report, best and worst pairs, and the output folder.
+
+    Raises:
+        `ConfigurationError`, `DataError`, `RunError`: As the command would report them.
+
+    Examples:
+
+    ```python
+    from hf_reward import run_training
+
+    result = run_training(
+        model_name_or_path="path/to/model", dataset_name="pairs.jsonl", output_dir="output/reward_model"
+    )
+    ```
+    """
+    from hf_reward.cli.recipe import parse_call
+    from hf_reward.training.run import run
+
+    return run(*parse_call(None if recipe is None else str(recipe), settings))
+
+
+def _run(argv: list[str]) -> "RunResult":
+    _log_to_terminal()
+    from hf_reward.cli.recipe import parse
+    from hf_reward.training.run import run
+
+    return run(*parse(argv))
+
+
+def show(result: "RunResult") -> None:
+    """Print what a person wants to see at the end of a run; the first process alone speaks."""
+    if int(os.environ.get("RANK", "0")):
+        return
+    from hf_reward.cli.show import print_dry_run, print_result
+
+    if result.dry_run is not None:
+        print_dry_run(result)
+    else:
+        print_result(result)
+
+
+def _log_to_terminal() -> None:
+    """Lines of ours on the terminal, from the first process alone; warnings from all."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("hf_reward")
+    log.handlers = [handler]
+    log.setLevel(logging.WARNING if int(os.environ.get("RANK", "0")) else logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What a run can be told: the training configuration, the model, the data, and the seed system's names for them."""
+
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .data_arguments import DataArguments
+    from .model_arguments import ModelArguments
+    from .reward_config import RewardConfig
+
+__all__ = ["DataArguments", "ModelArguments", "RewardConfig"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because the help text is printed without waiting for torch and transformers.
+    if name == "RewardConfig":
+        from .reward_config import RewardConfig
+
+        return RewardConfig
+    if name == "ModelArguments":
+        from .model_arguments import ModelArguments
+
+        return ModelArguments
+    if name == "DataArguments":
+        from .data_arguments import DataArguments
+
+        return DataArguments
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Describe a trained reward model for the people who will use it."""

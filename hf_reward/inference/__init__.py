@@ -1,0 +1,1 @@
+"""Inference: RewardScorer, the only other reader of rewards."""

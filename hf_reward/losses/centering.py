@@ -1,0 +1,23 @@
+"""Reward centring: a small penalty that keeps the rewards of a pair around zero."""
+
+from torch import Tensor
+
+
+def reward_centering_penalty(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """
+    Squared sum of the two rewards of each pair; times `center_rewards_coefficient` it is added to the loss.
+
+        penalty_i = (chosen_i + rejected_i)^2
+
+    Only differences of rewards are learnt from pairs, so their common level is free to drift; this term pins it to zero.
+
+    Shape:
+        With P pairs, the arguments and the result are (P,).
+
+    Examples:
+
+    >>> import torch
+    >>> reward_centering_penalty(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 1.0])).tolist()
+    [0.0, 9.0]
+    """
+    return (chosen_rewards + rejected_rewards).square()

@@ -1,0 +1,119 @@
+"""Accuracy, margin and reward statistics of preference pairs, exact for any batch size and number of processes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+NAMES = (
+    "pairs",  # pairs that count, each once
+    "right",  # pairs with chosen > rejected, ties half
+    "ties",  # pairs with equal rewards
+    "chosen",  # sum of chosen rewards
+    "rejected",  # sum of rejected rewards
+    "squares",  # sum of squared rewards of both sides
+    "loss",  # weighted sum of group losses
+    "weight",  # sum of group weights
+    "tokens",  # real (non-padding) tokens
+)
+
+
+class PreferenceSums:
+    """
+    Running sums over preference pairs on the device; one reduction and one division when they are read.
+
+    `update` neither synchronises the device nor talks to other processes. Pairs with weight 0 (rows that were repeated
+    only to even out processes) count nowhere.
+
+    Examples:
+
+    >>> import torch
+    >>> sums = PreferenceSums()
+    >>> sums.update(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 3.0]), counted=torch.ones(3))
+    >>> result = sums.compute()
+    >>> result["accuracy"], result["tie_rate"], result["pairs"]
+    (0.5, 0.3333333333333333, 3)
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def update(
+        self,
+        chosen_rewards: Tensor,
+        rejected_rewards: Tensor,
+        counted: Tensor,
+        loss: Tensor | None = None,
+        weight: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> None:
+        """
+        Add one batch.
+
+        Args:
+            chosen_rewards, rejected_rewards (`torch.Tensor`): Rewards of the two sides, in reward units.
+            counted (`torch.Tensor`): 1 where a pair counts, 0 where it is a repeated row.
+            loss, weight (`torch.Tensor`, *optional*): Loss and weight of each group.
+            tokens (`torch.Tensor`, *optional*): Number of real tokens of the batch.
+
+        Shape:
+            `chosen_rewards`, `rejected_rewards`, `counted`: (P,); `loss`, `weight`: (G,); `tokens`: ().
+        """
+        dtype = torch.float32 if chosen_rewards.device.type == "mps" else torch.float64
+        chosen, rejected, counted = (x.detach().to(dtype) for x in (chosen_rewards, rejected_rewards, counted))
+        zero = chosen.new_zeros(())
+        ties = (chosen == rejected).to(dtype)
+        batch = torch.stack(
+            [
+                counted.sum(),
+                (counted * ((chosen > rejected).to(dtype) + ties / 2)).sum(),
+                (counted * ties).sum(),
+                (counted * chosen).sum(),
+                (counted * rejected).sum(),
+                (counted * (chosen.square() + rejected.square())).sum(),
+                zero if loss is None or weight is None else (weight * loss.detach()).to(dtype).sum(),
+                zero if weight is None else weight.to(dtype).sum(),
+                zero if tokens is None else tokens.to(dtype),
+            ]
+        )
+        self._sums = batch if self._sums is None else self._sums + batch
+
+    def compute(self, reduce: Callable[[Tensor], Tensor] | None = None, device: torch.device | str = "cpu") -> dict[str, float]:
+        """
+        Read the metrics; every process must call this together when `reduce` is given.
+
+        Args:
+            reduce (`Callable`, *optional*): Sums a tensor over all processes.
+            device (`torch.device`, defaults to `"cpu"`): Where a process that saw no batch makes its zeros.
+
+        Returns:
+            `dict[str, float]`: `loss` (if losses were given), `accuracy`, `tie_rate`, `reward_margin`,
+            `chosen_reward`, `rejected_reward`, `reward_mean`, `reward_std`, and the counts `pairs` and `tokens`. Empty
+            when no pair was counted.
+        """
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        sums = torch.zeros(len(NAMES), dtype=dtype, device=device) if self._sums is None else self._sums
+        if reduce is not None:
+            sums = reduce(sums)
+        total = dict(zip(NAMES, sums.tolist(), strict=True))
+        pairs = total["pairs"]
+        if pairs == 0:
+            return {}
+        mean = (total["chosen"] + total["rejected"]) / (2 * pairs)
+        metrics: dict[str, float] = {"loss": total["loss"] / total["weight"]} if total["weight"] > 0 else {}
+        return metrics | {
+            "accuracy": total["right"] / pairs,
+            "tie_rate": total["ties"] / pairs,
+            "reward_margin": (total["chosen"] - total["rejected"]) / pairs,
+            "chosen_reward": total["chosen"] / pairs,
+            "rejected_reward": total["rejected"] / pairs,
+            "reward_mean": mean,
+            "reward_std": max(total["squares"] / (2 * pairs) - mean * mean, 0.0) ** 0.5,
+            "pairs": int(pairs),
+            "tokens": int(total["tokens"]),
+        }
+
+    def reset(self) -> None:
+        """Forget everything that was added."""
+        self._sums = None

@@ -1,0 +1,152 @@
+"""The score head: how it starts, that it computes in float32, and the one rule for where a reward is read."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+from hf_reward.errors import ConfigurationError
+
+
+# Where a bound module keeps the forward that it had on its instance (`None`: that of its class).
+_OWN = "_forward_before_hf_reward"
+
+
+def last_token_positions(attention_mask: Tensor) -> Tensor:
+    """
+    Places of the last real token of every row, in the flattened (rows * L) token grid.
+
+    Shape:
+        `attention_mask`: (S, L), 1 for real tokens on either side of the padding; result: (S,).
+
+    Examples:
+
+    >>> import torch
+    >>> last_token_positions(torch.tensor([[1, 1, 0], [0, 1, 1]])).tolist()
+    [1, 5]
+    """
+    rows, length = attention_mask.shape
+    columns = torch.arange(length, device=attention_mask.device)
+    last = (columns * (attention_mask != 0)).argmax(dim=-1)
+    return torch.arange(rows, device=attention_mask.device) * length + last
+
+
+def reads_last_token(model: nn.Module) -> bool:
+    """Whether the model is a decoder whose reward is read at one token (a head named `score`), not an encoder."""
+    return hasattr(model, "score")
+
+
+def head_module(model: nn.Module) -> nn.Module:
+    """The module that turns hidden states into the reward: `score` in decoders, the classifier in encoders."""
+    for name in ("score", "classifier", "classification_head"):
+        module = getattr(model, name, None)
+        if isinstance(module, nn.Module):
+            return module
+    raise ConfigurationError(
+        f"{type(model).__name__} has no score head that is known here (expected a module named `score`, `classifier` "
+        "or `classification_head`). Pass a sequence classification model with one output."
+    )
+
+
+def init_score_head(head: nn.Linear, seed: int) -> None:
+    """
+    Draw a fresh score head from N(0, 1 / (hidden_size + 1)), standard deviation 1 / sqrt(hidden_size + 1).
+
+    The second argument of N is read as a variance: rewards of normalised hidden states then start with a standard
+    deviation near 1, where the loss is neither flat nor saturated. The draw depends on `seed` alone, not on the
+    process, and it reaches a head that DeepSpeed ZeRO-3 has already partitioned.
+
+    References:
+        Stiennon et al. (2020), arXiv:2009.01325, for the initialisation.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    std = 1 / math.sqrt(head.in_features + 1)
+    with _gathered(head):
+        weight = torch.empty(head.weight.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+        with torch.no_grad():
+            head.weight.copy_(weight)
+            if head.bias is not None:
+                head.bias.zero_()
+
+
+@contextmanager
+def _gathered(module: nn.Module) -> Iterator[None]:
+    """Hold the whole parameters of a module that ZeRO-3 may have partitioned."""
+    partitioned = [parameter for parameter in module.parameters(recurse=False) if hasattr(parameter, "ds_id")]
+    if not partitioned:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0):
+        yield
+
+
+def bind_reward_forward(model: PreTrainedModel) -> None:
+    """
+    Give one model instance the forward of a reward model; its class, its weights and what it saves stay untouched.
+
+    Called with `reward_positions`, the model returns the rewards of those tokens, (S,) in float32 or better, as
+    `logits`; called without, it does what it always did. Models that have a `score` module (decoders) apply it to the
+    hidden states at these positions only. The others (encoders) keep their own pooling and head, and the position
+    tells the row. The head itself computes in float32, inside its own call, so that every wrapper sees it.
+    """
+    if _OWN in model.__dict__:
+        return
+    linears = [module for module in head_module(model).modules() if isinstance(module, nn.Linear)]
+    original = model.forward
+    at_last_token = reads_last_token(model)
+
+    def forward(
+        self: PreTrainedModel, *args: Any, reward_positions: Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutputWithPast:
+        if reward_positions is None:
+            return original(*args, **kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        if at_last_token:
+            hidden = getattr(self, self.base_model_prefix)(**kwargs, use_cache=False).last_hidden_state
+            rewards = self.score(hidden.flatten(0, 1)[reward_positions])
+        else:
+            rewards = original(**kwargs).logits[reward_positions // kwargs["input_ids"].shape[1]]
+        return SequenceClassifierOutputWithPast(logits=rewards.squeeze(-1))
+
+    for module, bound in [(model, forward), *((linear, _linear_in_float32) for linear in linears)]:
+        module.__dict__[_OWN] = module.__dict__.get("forward")
+        module.forward = MethodType(bound, module)
+
+
+def release_reward_forward(model: nn.Module) -> dict[nn.Module, Any]:
+    """
+    Give a model that went through `bind_reward_forward` its own forward back.
+
+    Returns what was taken off, module by module, for `restore_reward_forward`.
+    """
+    taken = {}
+    for module in [module for module in model.modules() if _OWN in module.__dict__]:
+        taken[module] = module.__dict__.pop("forward")
+        own = module.__dict__.pop(_OWN)
+        if own is not None:
+            module.forward = own
+    return taken
+
+
+def restore_reward_forward(taken: dict[nn.Module, Any]) -> None:
+    """Put back what `release_reward_forward` took off (with any autocast wrapper that stood around it)."""
+    for module, forward in taken.items():
+        module.__dict__[_OWN] = module.__dict__.get("forward")
+        module.forward = forward
+
+
+def _linear_in_float32(self: nn.Linear, hidden: Tensor) -> Tensor:
+    """`nn.Linear.forward` with autocast off and at least float32 arithmetic, for any stored dtype."""
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, self.weight.dtype), torch.float32)
+    with torch.autocast(device_type=hidden.device.type, enabled=False):
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return F.linear(hidden.to(dtype), self.weight.to(dtype), bias)

@@ -1,0 +1,213 @@
+"""The story of a run: from settings to a trained, saved, evaluated and described reward model."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_reward.config import DataArguments, ModelArguments, RewardConfig
+from hf_reward.data.loading import load_sources
+from hf_reward.data.preparation import data_report, prepare_split, resolve_overlap
+from hf_reward.data.tokenization import LengthLimits
+from hf_reward.errors import ConfigurationError, DataError
+from hf_reward.files import check_writable
+from hf_reward.modeling.adapters import lora_config
+from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
+from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from hf_reward.training.dry_run import DryRun, describe
+from hf_reward.training.mode import check_world_size, describe_mode
+from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
+from hf_reward.training.schedule import pairs_per_step
+from hf_reward.training.trainer import RewardTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunData:
+    """Tokenised splits of a run, and the account of what was kept and dropped."""
+
+    train: Dataset
+    evaluation: Dataset | None
+    report: dict[str, Any]
+
+
+@dataclass
+class RunResult:
+    """
+    What a run came to.
+
+    Attributes:
+        output_dir (`str`): Where the model, the tokenizer and everything about the run lie.
+        train_metrics, eval_metrics (`dict`): As in `train_results.json` and `eval_results.json`.
+        data_report (`dict`): As in `data_report.json`.
+        best, worst (`list[ScoredPair]`): Evaluated pairs that the model gets most clearly right and wrong.
+        dry_run (`DryRun`, *optional*): What would be done, when nothing was trained.
+    """
+
+    output_dir: str
+    train_metrics: dict[str, float] = field(default_factory=dict)
+    eval_metrics: dict[str, float] = field(default_factory=dict)
+    data_report: dict[str, Any] = field(default_factory=dict)
+    best: list[Any] = field(default_factory=list)
+    worst: list[Any] = field(default_factory=list)
+    dry_run: DryRun | None = None
+
+
+def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments) -> RunResult:
+    """
+    Train a reward model.
+
+    Nothing is written, and no model is loaded, before settings and data are known to be good.
+
+    Raises:
+        `ConfigurationError`: A setting cannot work.
+        `DataError`: The data is not what preference data must be.
+        `RunError`: What was saved does not give the rewards of training.
+    """
+    data_args.check_sources()
+    check_output_folder(args)
+    tokenizer = open_tokenizer(args, model_args)
+    data = load_data(args, data_args, model_args, tokenizer)
+    if data_args.dry_run:
+        return RunResult(
+            args.output_dir, data_report=data.report, dry_run=describe(args, model_args, tokenizer, data.train)
+        )
+    trainer = build_trainer(args, model_args, tokenizer, data)
+    logger.info(describe_mode(trainer))
+    train_metrics = train(trainer)
+    eval_metrics, scored = evaluate(trainer, data.evaluation)
+    save_reward_statistics(trainer, scored)
+    best, worst = write_results(trainer, data_args, model_args, data.report, train_metrics, eval_metrics, scored)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return RunResult(args.output_dir, train_metrics, eval_metrics, data.report, best, worst)
+
+
+def check_output_folder(args: RewardConfig) -> None:
+    """See that the output folder can be written to and holds no other run's checkpoints."""
+    check_writable(args.output_dir, "output_dir")
+    folder = Path(args.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    resume = args.resume_from_checkpoint
+    if last is not None and resume is None:
+        raise ConfigurationError(
+            f"`output_dir` {args.output_dir!r} holds {Path(last).name} of an earlier run. Go on with it by "
+            "`resume_from_checkpoint: true`, or choose another folder."
+        )
+    if resume is not None and str(resume).lower() == "true" and last is None:
+        raise ConfigurationError(
+            f"`resume_from_checkpoint` is true, but `output_dir` {args.output_dir!r} holds no checkpoint to go on from."
+        )
+
+
+def open_tokenizer(args: RewardConfig, model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """Read the model's config and load and repair its tokenizer; the model itself is not loaded."""
+    config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
+    tokenizer = load_tokenizer(
+        model_args.tokenizer_name_or_path or model_args.model_name_or_path,
+        model_args.tokenizer_revision or model_args.model_revision,
+        args.trust_remote_code,
+    )
+    changes = prepare_tokenizer(
+        tokenizer,
+        eos_token=args.eos_token,
+        pad_token=args.pad_token,
+        chat_template_path=args.chat_template_path,
+        add_bos=args.add_bos,
+        trust_remote_code=args.trust_remote_code,
+        embedding_rows=getattr(config.get_text_config(), "vocab_size", None),
+    )
+    # They are done now; the trainer would do them again.
+    args.eos_token = args.pad_token = args.chat_template_path = None
+    args.add_bos = False
+    for change in changes:
+        logger.info(change)
+    return tokenizer
+
+
+def load_data(
+    args: RewardConfig, data_args: DataArguments, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase
+) -> RunData:
+    """Load and tokenise the splits, account for every row, and see that evaluation data is there if it is needed."""
+    limits = LengthLimits(args.max_length, args.max_prompt_length)
+    with args.main_process_first(desc="data"):
+        eval_sources = load_sources(data_args, "eval")
+        asked = args.num_evals or args.eval_strategy != "no" or args.load_best_model_at_end
+        if asked and not eval_sources:
+            raise ConfigurationError(
+                "Evaluation is asked for (`eval_strategy`, `num_evals` or `load_best_model_at_end`), but there is no "
+                "evaluation data. Name it by `eval_dataset_name` or `dataset_test_split`."
+            )
+        train, counts = prepare_split(
+            load_sources(data_args, "train"), tokenizer, "train", limits, args.dataset_num_proc
+        )
+        evaluation, eval_counts, overlap = None, {}, 0
+        if eval_sources:
+            evaluation, eval_counts = prepare_split(eval_sources, tokenizer, "eval", limits, args.dataset_num_proc)
+            train, overlap = resolve_overlap(train, evaluation, data_args.eval_overlap, counts)
+    _check_positions(train, evaluation, args, model_args)
+    report = data_report(train, counts, evaluation, eval_counts, overlap, args.max_length)
+    return RunData(train, evaluation, report)
+
+
+def build_trainer(
+    args: RewardConfig, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, data: RunData
+) -> RewardTrainer:
+    """Load the model, and put model, adapter and data into a trainer whose mode is the one that was asked for."""
+    if args.total_episodes is not None:
+        args.max_steps = max(1, args.total_episodes // pairs_per_step(args))
+    model = load_reward_model(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        from_scratch=model_args.from_scratch,
+        seed=args.seed,
+        score_head_init=args.score_head_init,
+        trust_remote_code=args.trust_remote_code,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    trainer = RewardTrainer(
+        model,
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        processing_class=tokenizer,
+        peft_config=lora_config(model_args),
+    )
+    check_world_size(trainer)
+    return trainer
+
+
+def train(trainer: RewardTrainer) -> dict[str, float]:
+    """Train, save the model, and write the training metrics and the trainer's state beside it."""
+    resume = trainer.args.resume_from_checkpoint
+    if resume is not None and str(resume).lower() in ("true", "auto"):
+        resume = get_last_checkpoint(trainer.args.output_dir)
+    metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
+    metrics |= {"num_pairs": trainer.counters.num_pairs, "num_tokens": trainer.counters.num_tokens}
+    # Not the public call: it would push before the card is written.
+    trainer.save_model(_internal_call=True)
+    check_saved_adapter(trainer)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    return metrics
+
+
+def _check_positions(
+    train: Dataset, evaluation: Dataset | None, args: RewardConfig, model_args: ModelArguments
+) -> None:
+    """Refuse sequences that are longer than the model has positions for."""
+    config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
+    limit = longest_input(config)
+    longest = max(max(part["length"][:]) for part in (train, evaluation) if part is not None)
+    if limit is not None and longest > limit:
+        raise DataError(
+            f"The longest pair has {longest} tokens, but the model has positions for {limit}. Set `max_length: {limit}` "
+            "or less; longer pairs are then dropped and counted."
+        )

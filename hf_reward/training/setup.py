@@ -1,0 +1,114 @@
+"""What stands ready before a trainer starts: the model with its tokenizer and adapter, and tokenised datasets."""
+
+import logging
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from hf_reward.config import RewardConfig
+from hf_reward.data.report import refuse_empty, split_off_dropped
+from hf_reward.data.tokenization import LengthLimits, is_prepared, keep_usable, tokenize_dataset
+from hf_reward.errors import ConfigurationError
+from hf_reward.modeling.adapters import add_adapter, check_head_trains
+from hf_reward.modeling.loading import disable_dropout, load_config, load_reward_model, prepare_model
+from hf_reward.modeling.score_head import bind_reward_forward
+from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_reward_model(
+    model: str | PreTrainedModel | PeftModel,
+    args: RewardConfig,
+    tokenizer: Tokenizer | None = None,
+    *,
+    quantization_config: Any = None,
+    peft_config: PeftConfig | None = None,
+) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
+    """
+    Load or take a model, make its tokenizer fit, bind the reward forward, and wrap it into an adapter if asked to.
+
+    Raises:
+        `ConfigurationError`: Something of this cannot be done; see the functions that are called.
+    """
+    init_kwargs = dict(args.model_init_kwargs or {}) if isinstance(model, str) else {}
+    trust = bool(init_kwargs.pop("trust_remote_code", args.trust_remote_code))
+    name = model if isinstance(model, str) else model.config._name_or_path
+    revision = init_kwargs.pop("revision", None)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(name, revision, trust)
+    config = load_config(name, revision, trust) if isinstance(model, str) else model.config
+    prepare_tokenizer(
+        tokenizer,
+        eos_token=args.eos_token,
+        pad_token=args.pad_token,
+        chat_template_path=args.chat_template_path,
+        add_bos=args.add_bos,
+        trust_remote_code=trust,
+        embedding_rows=getattr(config.get_text_config(), "vocab_size", None),
+    )
+    if isinstance(model, str):
+        model = load_reward_model(
+            name,
+            revision=revision,
+            seed=args.seed,
+            score_head_init=args.score_head_init,
+            trust_remote_code=trust,
+            quantization_config=quantization_config,
+            **init_kwargs,
+        )
+    elif args.model_init_kwargs or quantization_config is not None:
+        logger.warning("`model_init_kwargs` and `quantization_config` are ignored: the model is loaded already")
+    return finish_model(model, args, tokenizer, peft_config), tokenizer
+
+
+def finish_model(
+    model: PreTrainedModel | PeftModel, args: RewardConfig, tokenizer: Tokenizer, peft_config: PeftConfig | None = None
+) -> PreTrainedModel | PeftModel:
+    """Agree with the tokenizer, bind the reward forward, add the adapter, switch dropout off, see that the head trains."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    prepare_model(base, tokenizer)
+    bind_reward_forward(base)
+    if peft_config is not None:
+        model = add_adapter(model, peft_config)
+    check_head_trains(model)
+    if isinstance(model, PeftModel) and args.gradient_checkpointing:
+        # Frozen embeddings would cut the graph before the first checkpoint.
+        model.enable_input_require_grads()
+    if args.disable_dropout:
+        disable_dropout(model)
+    return model
+
+
+def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name: str) -> Any:
+    """
+    Tokenise a dataset, or every set of a `dict`, unless that is done; say how many rows were dropped and why.
+
+    Raises:
+        `DataError`: A row is not a preference pair, or no row is left.
+        `ConfigurationError`: It is not a dataset.
+    """
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {key: prepare_dataset(part, tokenizer, args, key) for key, part in dataset.items()}
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise ConfigurationError(
+            f"The {name} dataset is a {type(dataset).__name__}; expected a `datasets.Dataset` or `IterableDataset`"
+            + (" (or a dict of them)." if name == "eval" else ".")
+        )
+    if is_prepared(dataset.column_names):
+        return dataset
+    limits = LengthLimits(args.max_length, args.max_prompt_length)
+    tokenized = tokenize_dataset(dataset, tokenizer, name, limits, args.dataset_num_proc)
+    if isinstance(tokenized, IterableDataset):
+        return keep_usable(tokenized)
+    kept, count = split_off_dropped(tokenized)
+    if count.dropped:
+        logger.warning("%s: %d of %d pairs dropped (%s)", name, count.rows - count.kept, count.rows, dict(count.dropped))
+    refuse_empty(kept, {name: count}, name, min(tokenized["length"][:], default=0), limits.max_length)
+    return kept

@@ -1,0 +1,346 @@
+"""RewardTrainer: the transformers Trainer, told how to read rewards, what the loss is, and how to count."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import DataCollator, PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from hf_reward.config import RewardConfig
+from hf_reward.data.collator import PreferenceCollator
+from hf_reward.errors import ConfigurationError
+from hf_reward.metrics import PreferenceSums
+from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
+from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters
+from hf_reward.training.objective import PreferenceOutputs, complete_batch, preference_outputs, reward_matrix
+from hf_reward.training.setup import prepare_dataset, prepare_reward_model
+
+
+logger = logging.getLogger(__name__)
+
+Datasets = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
+
+
+class RewardTrainer(Trainer):
+    """
+    Train a model to give the preferred of two completions the higher reward.
+
+    Each step scores P chosen and P rejected sequences in one forward pass and minimises the Bradley-Terry negative
+    log-likelihood, the weighted mean over all pairs of the global batch (all micro-batches, all processes):
+
+        loss = sum_i w_i (softplus(-(chosen_i - rejected_i - margin_i)) + c (chosen_i + rejected_i)^2) / sum_i w_i
+
+    with `margin` and `weight` columns where the data has them (else 0 and 1), and c = `args.center_rewards_coefficient`
+    (default 0). For k ranked completions the term of a group is the mean over its k (k - 1) / 2 pairs. A script written
+    for TRL's trainer of the same name runs here by changing the import.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Hub id, folder, or a sequence classifier with `num_labels=1`.
+        args ([`RewardConfig`], *optional*):
+            Batch sizes count pairs, twice as many sequences.
+        data_collator (`DataCollator`, *optional*):
+            Defaults to [`PreferenceCollator`].
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            Raw preference rows (see `hf_reward.data.formats`) or tokenised ones.
+        eval_dataset (the same, or a `dict` of named sets, *optional*):
+            Metrics are exact sums over pairs, independent of batch size and number of processes.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Defaults to the tokenizer of the model's checkpoint. It gets a pad token of its own.
+        compute_metrics (`Callable[[EvalPrediction], dict]`, *optional*):
+            Gets `predictions` of shape (pairs, 2), chosen then rejected, in dataset order.
+        callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
+            As in [`~transformers.Trainer`].
+        quantization_config (*optional*):
+            Used when `model` is a name.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Wraps the model into an adapter; the score head always trains.
+
+    Raises:
+        `ConfigurationError`: The model has more than one output, or its score head would not train.
+        `DataError`: A row is not a preference pair.
+
+    References:
+        Bradley and Terry (1952), Biometrika 39(3/4), for the model; Ouyang et al. (2022), arXiv:2203.02155, equation 1,
+        for the loss; Stiennon et al. (2020), arXiv:2009.01325, for the start of the score head.
+    """
+
+    _tag_names = ["reward-model", "reward-trainer", "hf_reward"]
+    # The loss is divided by the weight of the whole accumulated batch, so the Trainer must not divide it again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: RewardConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Datasets | None = None,
+        processing_class: Tokenizer | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = RewardConfig(output_dir=f"{Path(name).name or 'model'}-Reward")
+        self._model_is_the_users = not isinstance(model, str)
+        model, processing_class = prepare_reward_model(
+            model, args, processing_class, quantization_config=quantization_config, peft_config=peft_config
+        )
+        self.counters = SeenCounters()
+        callbacks = [self.counters, *(callbacks or [])]
+        if args.num_evals:
+            callbacks.append(EvaluationSchedule(args.num_evals))
+        if isinstance(train_dataset, IterableDataset):
+            # Dispatching would concatenate batches of different lengths from several processes.
+            args.accelerator_config.dispatch_batches = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator
+            or PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of),
+            train_dataset=prepare_dataset(train_dataset, processing_class, args, "train"),
+            eval_dataset=prepare_dataset(eval_dataset, processing_class, args, "eval"),
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        if self.args.n_gpu > 1:
+            raise ConfigurationError(
+                f"{self.args.n_gpu} GPUs are visible to one process, which would run nn.DataParallel. Start one process "
+                "per GPU (`accelerate launch` or `torchrun`), or make one visible with CUDA_VISIBLE_DEVICES."
+            )
+        # The Trainer asks these two whether evaluation may compute a loss without `labels`.
+        self.can_return_loss, self.label_names = True, []
+        self._training_sums, self._evaluation_sums = PreferenceSums(), PreferenceSums()
+        self._reward_forward_in_use = False
+        self._released: dict[nn.Module, Any] = release_reward_forward(model) if self._model_is_the_users else {}
+        # Facts that a run adds to what the trainer itself knows; see `hf_reward.hub.observed`.
+        self.card_facts: Any = None
+        self.model.add_model_tags(self._tag_names)
+
+    # ---- loss -------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, PreferenceOutputs]:
+        """
+        Score all completions of the batch in one forward pass and return the weighted mean of the groups' losses.
+
+        Args:
+            model (`nn.Module`): The (wrapped) reward model.
+            inputs (`dict`): A batch of [`PreferenceCollator`].
+            return_outputs (`bool`, *optional*, defaults to `False`): Also return the [`PreferenceOutputs`].
+            num_items_in_batch (`torch.Tensor`, *optional*):
+                Total weight of the global batch; without it, that of this batch.
+
+        Shape:
+            With S sequences of padded length L: `input_ids` (S, L); the loss is a float32 scalar.
+        """
+        batch = complete_batch(inputs)
+        outputs = preference_outputs(model, batch, self.args.center_rewards_coefficient)
+        weight = batch["weight"]
+        weighted = (weight * outputs.losses).sum()
+        if num_items_in_batch is None:
+            loss = weighted / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+        else:
+            # Gradients are averaged over processes; times their number, the average is the sum that is meant.
+            loss = weighted / num_items_in_batch * self.accelerator.num_processes
+        if model.training:
+            self._add(self._training_sums, batch, outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-step; activations wait on the CPU for their backward pass if `activation_offloading` is on."""
+        with self._offloading():
+            return super().training_step(*args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
+        """Weight of the global batch: all micro-batches of this optimizer step, on all processes."""
+        for batch in batch_samples:
+            batch.setdefault("weight", torch.ones(batch["input_ids"].shape[0] // 2))
+        if batch_samples:
+            self._ignore_repeated_rows(batch_samples[-1], self._train_batch_size)
+        weights = [batch["weight"].sum().to(device) for batch in batch_samples]
+        total = torch.stack(weights).sum() if weights else torch.zeros((), device=device)
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total, reduction="sum")
+        return total.clamp_min(torch.finfo(total.dtype).tiny)
+
+    def _ignore_repeated_rows(self, batch: dict[str, Any], batch_size: int) -> None:
+        """Give weight 0 to the rows that accelerate repeats in the last batch so that all processes have equally many."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return
+        weight = batch["weight"]
+        place = torch.arange(len(weight), device=weight.device) + self.accelerator.process_index * batch_size
+        batch["weight"] = weight * (place < state.remainder)
+
+    @contextlib.contextmanager
+    def _offloading(self) -> Iterator[None]:
+        if not self.args.activation_offloading:
+            yield
+            return
+        from trl.models.activation_offloading import get_act_offloading_ctx_manager
+
+        with get_act_offloading_ctx_manager(model=self.model):
+            yield
+
+    # ---- metrics ----------------------------------------------------------------------------------------------------
+
+    def _add(self, sums: PreferenceSums, batch: dict[str, Any], outputs: PreferenceOutputs) -> None:
+        counted = batch["weight"] > 0
+        tokens = batch.get("group_tokens")
+        sums.update(
+            outputs.chosen_rewards,
+            outputs.rejected_rewards,
+            counted=counted[outputs.groups],
+            loss=outputs.losses,
+            weight=batch["weight"],
+            tokens=batch["attention_mask"].sum() if tokens is None else (tokens * counted).sum(),
+        )
+
+    def _read(self, sums: PreferenceSums) -> dict[str, float]:
+        """Metrics over all processes; every process must come here together."""
+        several = self.accelerator.num_processes > 1
+        reduce = (lambda tensor: self.accelerator.reduce(tensor, reduction="sum")) if several else None
+        return sums.compute(reduce, self.args.device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics of the pairs trained on since the last log to the Trainer's own entry."""
+        if "loss" in logs:
+            metrics = self._read(self._training_sums)
+            self._training_sums.reset()
+            self.counters.add(metrics)
+            # The Trainer's own loss is the one that is minimised; pairs and tokens are logged as running totals.
+            logs |= {name: value for name, value in metrics.items() if name not in ("loss", "pairs", "tokens")}
+            logs |= {"num_pairs": self.counters.num_pairs, "num_tokens": self.counters.num_tokens}
+        super().log(logs, start_time)
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, Tensor, Tensor]:
+        """
+        Rewards of one evaluation batch; the exact metrics are summed on the side.
+
+        Returns:
+            No loss (it is a sum like the other metrics), the rewards and the column of the preferred completion.
+
+        Shape:
+            rewards: (G, k), NaN where a group has fewer than k completions, for pairs (P, 2); column: (G,), always 0.
+        """
+        batch = complete_batch(self._prepare_inputs(inputs))
+        self._ignore_repeated_rows(batch, self.args.eval_batch_size)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = preference_outputs(model, batch, self.args.center_rewards_coefficient)
+        self._add(self._evaluation_sums, batch, outputs)
+        rewards = reward_matrix(outputs.rewards, batch["group_sizes"])
+        return None, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's loop, with metrics over pairs that are exact for any batch size and number of processes."""
+        self._evaluation_sums.reset()
+        kwargs["prediction_loss_only"] = False  # two numbers a pair cost nothing
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = self._read(self._evaluation_sums)
+        metrics.pop("tokens", None)
+        return output._replace(
+            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()} | output.metrics
+        )
+
+    def evaluate(
+        self,
+        eval_dataset: Datasets | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As in [`~transformers.Trainer.evaluate`]; a raw dataset is tokenised first."""
+        if not isinstance(eval_dataset, str):
+            eval_dataset = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
+        with self._reward_forward():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
+        """As in [`~transformers.Trainer.predict`]; `predictions` are the rewards, (pairs, 2), in dataset order."""
+        test_dataset = prepare_dataset(test_dataset, self.processing_class, self.args, "test")
+        with self._reward_forward():
+            return super().predict(test_dataset, *args, **kwargs)
+
+    # ---- training and saving ----------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in [`~transformers.Trainer.train`]; a model that the user passed has its own forward back afterwards."""
+        with self._reward_forward():
+            return super().train(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _reward_forward(self) -> Iterator[None]:
+        """Bind the reward forward for as long as it is needed; a model of ours keeps it."""
+        if self._released:
+            restore_reward_forward(self._released)
+            self._released = {}
+        bind_reward_forward(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+        outermost = not self._reward_forward_in_use
+        self._reward_forward_in_use = True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._reward_forward_in_use = False
+                if self._model_is_the_users:
+                    self._released = release_reward_forward(self.model)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [
+            *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
+            *("prompt_length", "length", "margin", "weight"),
+        ]
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Bring the counters up to date before the trainer state is written."""
+        self.counters.pending = self._read(self._training_sums)
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights, config, tokenizer and chat template: a plain checkpoint, without pickled arguments."""
+        if not self.args.should_save and not self.is_distributed_loading_by_transformers:
+            return
+        folder = output_dir or self.args.output_dir
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model.save_pretrained(folder, state_dict=state_dict, is_main_process=self.args.should_save)
+        if self.args.should_save and self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card, `README.md`, from what was observed of the run so far."""
+        if self.is_world_process_zero():
+            from hf_reward.hub.card import write_card
+            from hf_reward.hub.observed import observe_trainer
+
+            write_card(self.card_facts or observe_trainer(self), self.args.output_dir)

@@ -1,0 +1,63 @@
+"""The loss and every gradient equal TRL's on the same weights and the same batch."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from trl import RewardConfig as TrlConfig
+from trl import RewardTrainer as TrlTrainer
+
+from hf_reward import RewardConfig, RewardTrainer
+
+
+def step(trainer, dtype):
+    trainer.model.to(dtype)
+    trainer.model.train()
+    batch = next(iter(trainer.get_eval_dataloader(trainer.train_dataset)))
+    loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+OPTIONS = {
+    "plain": {},
+    "margin": {},
+    "centred": {"center_rewards_coefficient": 0.01},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_loss_and_gradients_equal_trl(
+    option: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    chat_pairs: Dataset,
+    tmp_path,
+) -> None:
+    if option == "margin":
+        chat_pairs = chat_pairs.add_column("margin", [0.1 * i for i in range(len(chat_pairs))])
+    common = {
+        "output_dir": str(tmp_path), "bf16": False, "use_cpu": True, "per_device_eval_batch_size": 7,
+        "gradient_checkpointing": False, "report_to": "none", **OPTIONS[option],
+    }
+    theirs = TrlTrainer(
+        copy.deepcopy(reward_model), TrlConfig(**common), train_dataset=chat_pairs, eval_dataset=chat_pairs,
+        processing_class=copy.deepcopy(tokenizer),
+    )
+    ours = RewardTrainer(
+        copy.deepcopy(reward_model), RewardConfig(**common), train_dataset=chat_pairs, eval_dataset=chat_pairs,
+        processing_class=copy.deepcopy(tokenizer),
+    )
+    their_loss, their_gradients = step(theirs, dtype)
+    with ours._reward_forward():
+        our_loss, our_gradients = step(ours, dtype)
+    assert our_gradients.keys() == their_gradients.keys()
+    assert their_loss.item() != pytest.approx(0.6931, abs=1e-3)
+    torch.testing.assert_close(our_loss, their_loss, rtol=tolerance, atol=0)
+    for name, theirs_ in their_gradients.items():
+        assert (our_gradients[name] - theirs_).norm() <= tolerance * theirs_.norm(), name
