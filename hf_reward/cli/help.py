@@ -148,7 +148,7 @@ def render() -> str:
     Returns:
         `str`: What [`render_help`] must return.
     """
-    from .schema import parameters
+    from hf_reward.cli.schema import parameters
 
     table = parameters()
     return _text({title: {key: table[key] for key in keys} for title, keys in _GROUPS.items()})
@@ -161,8 +161,8 @@ def render_all() -> str:
     Returns:
         `str`: The text, under 100 columns.
     """
-    from ..config.seed_aliases import SEED_FIELDS
-    from .schema import parameters
+    from hf_reward.cli.schema import parameters
+    from hf_reward.config.seed_aliases import SEED_FIELDS
 
     table = dict(parameters())
     groups = {title: {key: table.pop(key) for key in keys} for title, keys in _GROUPS.items()}
@@ -194,7 +194,7 @@ def _entry(key: str, words: str, default: str) -> list[str]:
 
 
 def _default(parameter: Field[Any]) -> str:
-    from ..config.reward_config import default_of
+    from hf_reward.config.reward_config import default_of
 
     value = default_of(parameter)
     if value is MISSING or value is None or value == [] or value == "":

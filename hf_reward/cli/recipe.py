@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.seed_aliases import SEED_FIELDS, check_refused, combine
-from ..errors import ConfigurationError
-from .schema import ParserError, actions, expected, hints, kinds, known_keys, strict_parser
-from .sources import Setting, read_command_line, read_recipe, read_values, to_plain
+from hf_reward.cli.schema import ParserError, actions, expected, hints, kinds, known_keys, strict_parser
+from hf_reward.cli.sources import Setting, read_command_line, read_recipe, read_values, to_plain
+from hf_reward.config.seed_aliases import SEED_FIELDS, check_refused, combine
+from hf_reward.errors import ConfigurationError
 
 
 if TYPE_CHECKING:
-    from ..config import DataArguments, ModelArguments, RewardConfig
+    from hf_reward.config import DataArguments, ModelArguments, RewardConfig
 
 PROG = "hf_reward-train"
 
@@ -92,7 +92,7 @@ def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArgume
     Returns:
         `dict[str, Any]`: Keys and plain values, ready for `yaml.safe_dump(..., sort_keys=False)`.
     """
-    from ..config.reward_config import LORA_LEARNING_RATE, default_of
+    from hf_reward.config.reward_config import LORA_LEARNING_RATE, default_of
 
     recipe: dict[str, Any] = {}
     for arguments in (model, data):
@@ -122,8 +122,8 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _resolve(sources: list[list[Setting]], prog: str) -> "tuple[RewardConfig, DataArguments, ModelArguments]":
-    from ..config import DataArguments, ModelArguments, RewardConfig
-    from ..config.reward_config import LORA_LEARNING_RATE
+    from hf_reward.config import DataArguments, ModelArguments, RewardConfig
+    from hf_reward.config.reward_config import LORA_LEARNING_RATE
 
     settings = _merge(sources, prog)
     environment = _combine(settings)

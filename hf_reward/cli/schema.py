@@ -7,7 +7,7 @@ from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from ..config.seed_aliases import SEED_FIELDS
+from hf_reward.config.seed_aliases import SEED_FIELDS
 
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ParserError(Exception):
 
 def dataclass_types() -> tuple[Any, ...]:
     """`RewardConfig`, `DataArguments` and `ModelArguments`, imported when they are needed."""
-    from ..config import DataArguments, ModelArguments, RewardConfig
+    from hf_reward.config import DataArguments, ModelArguments, RewardConfig
 
     return RewardConfig, DataArguments, ModelArguments
 

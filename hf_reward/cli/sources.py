@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ..config.seed_aliases import SEED_FIELDS
-from ..errors import ConfigurationError
-from .schema import default_is_true, expected, kinds, known_keys
+from hf_reward.cli.schema import default_is_true, expected, kinds, known_keys
+from hf_reward.config.seed_aliases import SEED_FIELDS
+from hf_reward.errors import ConfigurationError
 
 
 Value = str | list[str] | dict[str, Any] | None

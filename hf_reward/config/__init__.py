@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .data_arguments import DataArguments
-    from .model_arguments import ModelArguments
-    from .reward_config import RewardConfig
+    from hf_reward.config.data_arguments import DataArguments
+    from hf_reward.config.model_arguments import ModelArguments
+    from hf_reward.config.reward_config import RewardConfig
 
 __all__ = ["DataArguments", "ModelArguments", "RewardConfig"]
 
@@ -14,15 +14,15 @@ __all__ = ["DataArguments", "ModelArguments", "RewardConfig"]
 def __getattr__(name: str) -> Any:
     # Lazy, because the help text is printed without waiting for torch and transformers.
     if name == "RewardConfig":
-        from .reward_config import RewardConfig
+        from hf_reward.config.reward_config import RewardConfig
 
         return RewardConfig
     if name == "ModelArguments":
-        from .model_arguments import ModelArguments
+        from hf_reward.config.model_arguments import ModelArguments
 
         return ModelArguments
     if name == "DataArguments":
-        from .data_arguments import DataArguments
+        from hf_reward.config.data_arguments import DataArguments
 
         return DataArguments
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..errors import ConfigurationError
+from hf_reward.errors import ConfigurationError
 
 
 EvalOverlap = Literal["error", "drop", "allow"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..errors import ConfigurationError
+from hf_reward.errors import ConfigurationError
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from ..errors import ConfigurationError
+from hf_reward.errors import ConfigurationError
 
 
 FULL_LEARNING_RATE = 1e-5

@@ -6,7 +6,7 @@ here, or is answered by a sentence.
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import ConfigurationError
+from hf_reward.errors import ConfigurationError
 
 
 Kind = Literal["same", "alias", "combined", "fixed", "computed", "planned", "absent"]

@@ -176,11 +176,14 @@ class RowTokenizer:
 
     def _ids(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
         """Token ids of texts; plain text gets BOS and EOS exactly once, rendered chats are taken as they are."""
-        plain = texts[0][1]
-        ids: list[list[int]] = self.tokenizer([text for text, _ in texts], add_special_tokens=plain)["input_ids"]
-        if not plain:
-            return ids
-        return [close_text(row, self.tokenizer, is_prompt=number % 3 == 0) for number, row in enumerate(ids)]
+        ids: list[list[int]] = [[] for _ in texts]
+        for plain in {plain for _, plain in texts}:
+            numbers = [number for number, (_, is_plain) in enumerate(texts) if is_plain == plain]
+            encoded = self.tokenizer([texts[number][0] for number in numbers], add_special_tokens=plain)["input_ids"]
+            for number, row in zip(numbers, encoded, strict=True):
+                # Every third text is a prompt, which is not closed.
+                ids[number] = close_text(row, self.tokenizer, is_prompt=number % 3 == 0) if plain else row
+        return ids
 
     def _drop_reason(self, pair: Mapping[str, Any]) -> str:
         chosen, rejected, prompt = pair["chosen_input_ids"], pair["rejected_input_ids"], pair["prompt_length"]

@@ -155,7 +155,8 @@ def _metadata(facts: CardFacts, evaluations: Sequence[tuple[str, Mapping[str, fl
         library_name="peft" if facts.is_adapter else "transformers",
         pipeline_tag="text-classification",
         license=facts.license,
-        base_model=facts.base_model,
+        # Of a model with random weights only the architecture comes from elsewhere.
+        base_model=None if facts.from_scratch else facts.base_model,
         datasets=[name for name in facts.datasets if is_hub_dataset(name)] or None,
         tags=["reward-model", "reward-trainer", "hf_reward"],
         # Only the results carry the name; without them it would stand in the metadata as a key of its own.

@@ -1,4 +1,4 @@
-"""A preference task made by rule: the prompt asks for a style, chosen keeps it, rejected says the same words in another.
+"""A preference task made by rule: the prompt asks for a style, chosen keeps it, rejected breaks it in the same words.
 
 Every style is chosen and rejected equally often and both sides have the same length, so that a scorer
 that does not read prompt and completion together stays at one half.
@@ -57,13 +57,10 @@ def follows(prompt: str, completion: str) -> bool:
         `ConfigurationError`: The prompt holds none of the instructions of this task.
 
     Example:
-
-    ```python
-    >>> follows("Reply in capitals: how is the red boat?", "THE RED BOAT IS DRY.")
-    True
-    >>> follows("Reply in capitals: how is the red boat?", "The red boat is dry!")
-    False
-    ```
+        >>> follows("Reply in capitals: how is the red boat?", "THE BOAT IS DRY.")
+        True
+        >>> follows("Reply in capitals: how is the red boat?", "The boat is dry!")
+        False
     """
     instruction = prompt.partition(":")[0]
     for style in STYLES:

@@ -487,7 +487,8 @@ def test_a_merged_adapter_says_so():
 
 
 def test_random_weights_are_named_as_such():
-    card = render_card(replace(FACTS, base_model=None, from_scratch=True))
+    card = render_card(replace(FACTS, from_scratch=True))
+    assert ModelCard(card).data.base_model is None
     assert "It was trained from random weights on preference pairs" in card
     assert "is not public" not in card
 

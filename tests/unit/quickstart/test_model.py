@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from hf_reward.quickstart.model import MAX_LENGTH, SPECIAL_TOKENS, byte_tokenizer, tiny_config, write_model
 
+
 TOKENIZER = byte_tokenizer()
 TURNS = [
     {"role": "system", "content": "Be brief."},
