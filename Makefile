@@ -21,7 +21,7 @@ help:
 	@echo "make test-slow    run the tests that take long"
 	@echo "make check        lint, formatting, types"
 	@echo "make format       repair what lint and formatting can repair"
-	@echo "make clean        remove the environment and everything that was built"
+	@echo "make clean        remove the environment and the caches, but no model"
 
 quickstart: $(STAMP)-core
 	@$(BIN)/hf_reward-quickstart --output_dir quickstart
@@ -42,7 +42,7 @@ format: $(STAMP)-dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache quickstart
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # One stamp for each set of tools; it is made anew when the requirements change.
 $(STAMP)-core: WHAT = hf_reward
@@ -58,7 +58,8 @@ $(STAMP)-core $(STAMP)-test $(STAMP)-dev: setup.py setup.cfg $(CONSTRAINTS) | $(
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("hf_reward needs Python 3.11 or newer, this is %s; name another: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "hf_reward needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Making a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --quiet --upgrade pip

@@ -56,12 +56,14 @@ def print_dry_run(result: "RunResult") -> None:
     plan = result.dry_run
     assert plan is not None
     print_table(data_table(result.data_report))
-    for side, tokens in (("chosen", plan.chosen_tokens), ("rejected", plan.rejected_tokens)):
-        body = Text(f"First pair, {side} ({len(tokens)} tokens, {plan.prompt_length} of the prompt):\n", style="bold")
-        body.append("".join(tokens[: plan.prompt_length]), style="dim")
-        body.append("".join(tokens[plan.prompt_length : -1]), style="not bold")
-        body.append(f" [{tokens[-1]}]", style="bold reverse")
-        body.append(" <- the reward is read here\n", style="italic")
+    where = "<- the reward is read here" if plan.reads_last_token else "(an encoder: it pools in its own way)"
+    for side, preview in (("chosen", plan.chosen), ("rejected", plan.rejected)):
+        title = f"First pair, {side} ({preview.tokens} tokens, {preview.prompt_tokens} of the prompt)\n"
+        body = Text(title, style="bold")
+        body.append(preview.prompt, style="dim not bold")
+        body.append(preview.completion, style="not bold")
+        body.append(f" [{preview.last_token}] ", style="reverse")
+        body.append(f"{where}\n", style="italic not bold")
         print_table(body)
     print(f"{plan.optimizer_steps:,} optimizer steps of {plan.pairs_per_step:,} pairs")
     print(f"{plan.parameters:,} parameters, {plan.trainable_parameters:,} of them trained")

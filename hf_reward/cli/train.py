@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(render_all() if "all" in argv else render_help())
         return 0
-    with exit_code() as outcome:
-        show(_run(argv))
+    with exit_code() as outcome, _log_on_terminal():
+        from hf_reward.cli.recipe import parse
+        from hf_reward.training.run import run
+
+        _show(run(*parse(argv)))
     return outcome.code
 
 
@@ -61,15 +66,7 @@ def run_training(recipe: str | Path | None = None, **settings: Any) -> "RunResul
     return run(*parse_call(None if recipe is None else str(recipe), settings))
 
 
-def _run(argv: list[str]) -> "RunResult":
-    _log_to_terminal()
-    from hf_reward.cli.recipe import parse
-    from hf_reward.training.run import run
-
-    return run(*parse(argv))
-
-
-def show(result: "RunResult") -> None:
+def _show(result: "RunResult") -> None:
     """Print what a person wants to see at the end of a run; the first process alone speaks."""
     if int(os.environ.get("RANK", "0")):
         return
@@ -81,13 +78,20 @@ def show(result: "RunResult") -> None:
         print_result(result)
 
 
-def _log_to_terminal() -> None:
-    """Lines of ours on the terminal, from the first process alone; warnings from all."""
+@contextmanager
+def _log_on_terminal() -> Iterator[None]:
+    """Show our log lines on the terminal: all of them from the first process, warnings from the others."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("hf_reward")
-    log.handlers = [handler]
+    level = log.level
+    log.addHandler(handler)
     log.setLevel(logging.WARNING if int(os.environ.get("RANK", "0")) else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class RowTokenizer:
         ids: list[list[int]] = [[] for _ in texts]
         for plain in {plain for _, plain in texts}:
             numbers = [number for number, (_, is_plain) in enumerate(texts) if is_plain == plain]
-            encoded = self.tokenizer([texts[number][0] for number in numbers], add_special_tokens=plain)["input_ids"]
+            encoded = self.tokenizer([texts[number][0] for number in numbers], add_special_tokens=plain, verbose=False)["input_ids"]
             for number, row in zip(numbers, encoded, strict=True):
                 # Every third text is a prompt, which is not closed.
                 ids[number] = close_text(row, self.tokenizer, is_prompt=number % 3 == 0) if plain else row

@@ -10,7 +10,19 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from hf_reward.config import ModelArguments, RewardConfig
 from hf_reward.modeling.adapters import add_adapter, lora_config
 from hf_reward.modeling.loading import load_config
+from hf_reward.modeling.score_head import reads_last_token
 from hf_reward.training.schedule import optimizer_steps, pairs_per_step
+
+
+@dataclass
+class Preview:
+    """One tokenised side of a pair as text: the prompt, the completion without its last token, and that token."""
+
+    tokens: int
+    prompt_tokens: int
+    prompt: str
+    completion: str
+    last_token: str
 
 
 @dataclass
@@ -19,16 +31,16 @@ class DryRun:
     A run that was not made.
 
     Attributes:
-        chosen_tokens, rejected_tokens (`list[str]`): Tokens of the first pair; each reward is read at the last one.
-        prompt_length (`int`): Tokens of its prompt.
+        chosen, rejected (`Preview`): The two sides of the first pair.
+        reads_last_token (`bool`): Whether the reward is read at the last token (decoders) or by the model's own pooling.
         optimizer_steps (`int`): Steps of the whole run.
         pairs_per_step (`int`): Pairs of one step, over all processes and micro-batches.
         parameters, trainable_parameters (`int`): Of the model, the score head included.
     """
 
-    chosen_tokens: list[str]
-    rejected_tokens: list[str]
-    prompt_length: int
+    chosen: Preview
+    rejected: Preview
+    reads_last_token: bool
     optimizer_steps: int
     pairs_per_step: int
     parameters: int
@@ -40,11 +52,11 @@ def describe(
 ) -> DryRun:
     """Work out what a run would do; the model is built without its weights."""
     first = train[0]
-    total, trainable = count_parameters(args, model_args)
+    total, trainable, at_last_token = count_parameters(args, model_args)
     return DryRun(
-        chosen_tokens=_tokens(tokenizer, first["chosen_input_ids"]),
-        rejected_tokens=_tokens(tokenizer, first["rejected_input_ids"]),
-        prompt_length=first["prompt_length"],
+        chosen=_preview(tokenizer, first["chosen_input_ids"], first["prompt_length"]),
+        rejected=_preview(tokenizer, first["rejected_input_ids"], first["prompt_length"]),
+        reads_last_token=at_last_token,
         optimizer_steps=optimizer_steps(args, len(train)),
         pairs_per_step=pairs_per_step(args),
         parameters=total,
@@ -52,20 +64,29 @@ def describe(
     )
 
 
-def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[int, int]:
-    """All parameters and those that train, counted on a model without memory."""
+def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[int, int, bool]:
+    """All parameters, those that train, and whether the reward is read at the last token; on a model without memory."""
     config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
     config.num_labels = 1
     with init_empty_weights(include_buffers=True):
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=args.trust_remote_code)
+        at_last_token = reads_last_token(model)
         if model_args.use_peft:
             model = add_adapter(model, lora_config(model_args))
     parameters = [parameter for parameter in model.parameters() if isinstance(parameter, torch.nn.Parameter)]
     return (
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        at_last_token,
     )
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
-    return [str(tokenizer.decode([token])) for token in ids]
+def _preview(tokenizer: PreTrainedTokenizerBase, ids: list[int], prompt_length: int) -> Preview:
+    start = min(prompt_length, len(ids) - 1)
+    return Preview(
+        tokens=len(ids),
+        prompt_tokens=prompt_length,
+        prompt=str(tokenizer.decode(ids[:start])),
+        completion=str(tokenizer.decode(ids[start:-1])),
+        last_token=str(tokenizer.decode(ids[-1:])),
+    )

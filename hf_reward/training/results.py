@@ -87,7 +87,7 @@ def check_saved_adapter(trainer: RewardTrainer) -> None:
     batch = trainer._prepare_inputs(collate(rows))
     active = model.active_adapter
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), trainer.reward_forward():
         trained = preference_outputs(model, batch).rewards
         model.load_adapter(trainer.args.output_dir, adapter_name="saved", is_trainable=False)
         model.set_adapter("saved")

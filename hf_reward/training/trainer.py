@@ -228,10 +228,11 @@ class RewardTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics of the pairs trained on since the last log to the Trainer's own entry."""
-        if "loss" in logs:
+        if "loss" in logs or "train_loss" in logs:
             metrics = self._read(self._training_sums)
             self._training_sums.reset()
             self.counters.add(metrics)
+            metrics = metrics if "loss" in logs else {}
             # The Trainer's own loss is the one that is minimised; pairs and tokens are logged as running totals.
             logs |= {name: value for name, value in metrics.items() if name not in ("loss", "pairs", "tokens")}
             logs |= {"num_pairs": self.counters.num_pairs, "num_tokens": self.counters.num_tokens}
@@ -283,24 +284,24 @@ class RewardTrainer(Trainer):
         """As in [`~transformers.Trainer.evaluate`]; a raw dataset is tokenised first."""
         if not isinstance(eval_dataset, str):
             eval_dataset = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
-        with self._reward_forward():
+        with self.reward_forward():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.predict`]; `predictions` are the rewards, (pairs, 2), in dataset order."""
         test_dataset = prepare_dataset(test_dataset, self.processing_class, self.args, "test")
-        with self._reward_forward():
+        with self.reward_forward():
             return super().predict(test_dataset, *args, **kwargs)
 
     # ---- training and saving ----------------------------------------------------------------------------------------
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.train`]; a model that the user passed has its own forward back afterwards."""
-        with self._reward_forward():
+        with self.reward_forward():
             return super().train(*args, **kwargs)
 
     @contextlib.contextmanager
-    def _reward_forward(self) -> Iterator[None]:
+    def reward_forward(self) -> Iterator[None]:
         """Bind the reward forward for as long as it is needed; a model of ours keeps it."""
         if self._released:
             restore_reward_forward(self._released)

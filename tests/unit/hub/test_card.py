@@ -576,7 +576,7 @@ def test_every_table_row_of_the_card_has_the_cells_of_its_header():
 
 def test_lone_surrogates_and_control_characters_can_be_written(tmp_path):
     pair = ScoredPair("\ud800\x1b[2J", "c", "r", 1.0, 0.0)
-    path = write_card(replace(FACTS, best=[pair], hardware="cpu \udfff"), tmp_path)
+    path = write_card(replace(FACTS, best=[pair], hardware="cpu \udfff", versions={"x": "1\udfff"}), tmp_path)
     assert "| Best 1 | \ufffd\ufffd\\[2J | c |" in path.read_text(encoding="utf-8")
 
 
