@@ -37,15 +37,26 @@ _PUBLIC = {
     "run_training": "hf_reward.cli.train",
 }
 
-__all__ = list(_PUBLIC)
+__all__ = [
+    "ConfigurationError",
+    "DataArguments",
+    "DataError",
+    "ModelArguments",
+    "PreferenceCollator",
+    "RewardConfig",
+    "RewardScorer",
+    "RewardTrainer",
+    "load_reward_model",
+    "run_training",
+]
 
 if TYPE_CHECKING:
+    from hf_reward.cli.train import run_training
     from hf_reward.config import DataArguments, ModelArguments, RewardConfig
     from hf_reward.data.collator import PreferenceCollator
     from hf_reward.errors import ConfigurationError, DataError
     from hf_reward.inference.scorer import RewardScorer
     from hf_reward.modeling.loading import load_reward_model
-    from hf_reward.cli.train import run_training
     from hf_reward.training.trainer import RewardTrainer
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong, in three kinds; the commands turn the kind into an exit code and the text into one readable message."""
+"""What goes wrong, in three kinds; the commands turn the kind into an exit code and print the text alone."""
 
 
 class ConfigurationError(ValueError):

@@ -56,5 +56,5 @@ def check_writable(folder: str | Path, key: str) -> None:
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"`{key}` is {str(folder)!r}, where nothing can be written ({place}: {error.strerror}). Choose another folder."
+            f"`{key}` is {str(folder)!r}, where nothing can be written ({place}: {error.strerror}). Choose another."
         ) from error

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = prepare(arguments.output_dir, arguments.seed)
         print(
             "The task: the prompt asks for a style, the chosen completion keeps it, the rejected one breaks it.\n"
-            f"Wrote {arguments.output_dir}/data, a model to start from ({arguments.output_dir}/base), and the recipe.\n\n"
+            f"Wrote {arguments.output_dir}/data, a model to start from ({arguments.output_dir}/base) and a recipe.\n\n"
             f"$ hf_reward-train {recipe}",
             flush=True,
         )

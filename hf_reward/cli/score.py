@@ -50,7 +50,7 @@ def _conversations(arguments: argparse.Namespace) -> list[Any]:
 
 
 def _read(file: str) -> list[Any]:
-    """Conversations or texts of a JSON Lines file: a list of messages, a text, or an object with `messages` or `text`."""
+    """Conversations or texts of a JSON Lines file: a list of messages, a text, or one of them under its key."""
     if file != "-" and not Path(file).is_file():
         raise DataError(f"`--file` {file!r} is not a file.")
     text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")

@@ -103,8 +103,8 @@ class RewardScorer:
 
         Args:
             inputs: Conversations or texts, or one of them alone.
-            batch_size (`int`, *optional*, defaults to 8): Sequences of one forward pass. The rewards do not depend on it
-                beyond rounding.
+            batch_size (`int`, *optional*, defaults to 8): Sequences of one forward pass; the rewards do not depend
+                on it beyond rounding.
 
         Returns:
             `list[float]`: One reward each, in the order of the inputs.
@@ -126,11 +126,14 @@ class RewardScorer:
             ids = close_text(self.tokenizer(item)["input_ids"], self.tokenizer)
         elif isinstance(item, list) and item and all(isinstance(message, dict) for message in item):
             if self.tokenizer.chat_template is None:
-                raise ConfigurationError("The tokenizer has no chat template, so conversations cannot be scored; give texts.")
+                raise ConfigurationError(
+                    "The tokenizer has no chat template, so conversations cannot be scored; give texts."
+                )
             ids = self.tokenizer.apply_chat_template(item, tokenize=True, return_dict=False)
         else:
             raise DataError(
-                f"Input {number} is {item!r:.60}; expected a text, or a conversation: a list of messages with `role` and `content`."
+                f"Input {number} is {item!r:.60}; expected a text, or a conversation: "
+                "a list of messages with `role` and `content`."
             )
         if not ids:
             raise DataError(f"Input {number} has no token.")
@@ -165,8 +168,8 @@ class RewardScorer:
             if not torch.equal(read, last):
                 self._warned = True
                 logger.warning(
-                    "this checkpoint was not saved by hf_reward; its own forward reads another token than the last one "
-                    "(its pad token stands there)"
+                    "this checkpoint was not saved by hf_reward; its own forward reads another token than the last "
+                    "one (its pad token stands there)"
                 )
         if pad is None:
             rows = zip(batch["input_ids"], batch["attention_mask"].sum(dim=1).tolist(), strict=True)

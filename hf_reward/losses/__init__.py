@@ -1,4 +1,4 @@
-"""Losses: pure functions from rewards to one float32 loss per pair or group; they know nothing of models or trainers."""
+"""Losses: pure functions from rewards to one float32 loss per pair or group; they know no model and no trainer."""
 
 from hf_reward.losses.bradley_terry import bradley_terry_loss
 from hf_reward.losses.centering import reward_centering_penalty

@@ -9,7 +9,7 @@ def reward_centering_penalty(chosen_rewards: Tensor, rejected_rewards: Tensor) -
 
         penalty_i = (chosen_i + rejected_i)^2
 
-    Only differences of rewards are learnt from pairs, so their common level is free to drift; this term pins it to zero.
+    Only differences of rewards are learnt from pairs, so their common level is free to drift; this term pins it to 0.
 
     Shape:
         With P pairs, the arguments and the result are (P,).

@@ -1,4 +1,4 @@
-"""Groups: a prompt with k completions, best first, implies k (k - 1) / 2 pairs; a preference pair is the case k = 2."""
+"""Groups: a prompt with k completions, best first, implies k (k - 1) / 2 pairs; a pair is the case k = 2."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def group_pairs(
-    group_sizes: Sequence[int], device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor]:
+def group_pairs(group_sizes: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """
     List every pair (better completion, worse completion) that the ranked groups of a batch imply.
 

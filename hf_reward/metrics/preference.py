@@ -79,7 +79,9 @@ class PreferenceSums:
         )
         self._sums = batch if self._sums is None else self._sums + batch
 
-    def compute(self, reduce: Callable[[Tensor], Tensor] | None = None, device: torch.device | str = "cpu") -> dict[str, float]:
+    def compute(
+        self, reduce: Callable[[Tensor], Tensor] | None = None, device: torch.device | str = "cpu"
+    ) -> dict[str, float]:
         """
         Read the metrics; every process must call this together when `reduce` is given.
 

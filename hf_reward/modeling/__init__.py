@@ -1,0 +1,1 @@
+"""Model: checkpoint to backbone and score head, tokenizer, adapters; where a reward is read."""

@@ -3,14 +3,13 @@
 import logging
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from hf_reward.config import ModelArguments
 from hf_reward.errors import ConfigurationError
-from hf_reward.modeling.score_head import head_module, reads_last_token
+from hf_reward.modeling.score_head import head_module, keep_head_in_float32, reads_last_token
 
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, **kwargs: Any) 
     """
     if isinstance(model, PeftModel):
         raise ConfigurationError(
-            "Both a PeftModel and a `peft_config` were given. Pass the plain model with the config, or the PeftModel alone."
+            "Both a PeftModel and a `peft_config` were given. Pass the plain model with the config, or the PeftModel."
         )
     if peft_config.task_type != TaskType.SEQ_CLS:
         logger.warning("adapter: task type %s is set to SEQ_CLS, so that the score head trains", peft_config.task_type)
@@ -36,8 +35,7 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, **kwargs: Any) 
     if isinstance(peft_config, LoraConfig):
         peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), *_trained_whole(model)})
     wrapped = get_peft_model(model, peft_config, **kwargs)
-    for parameter in head_parameters(wrapped).values():
-        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    keep_head_in_float32(wrapped.get_base_model())
     check_head_trains(wrapped)
     return wrapped
 

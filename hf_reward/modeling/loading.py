@@ -29,8 +29,8 @@ def load_config(name_or_path: str, revision: str | None = None, trust_remote_cod
     except (OSError, ValueError) as error:
         kind = "a local folder without a readable config.json" if Path(name_or_path).exists() else "not a local folder"
         raise ConfigurationError(
-            f"No model could be loaded from {name_or_path!r}: it is {kind}, and the Hub gave none of that name (offline, "
-            f"or no such id). {str(error).splitlines()[0]}"
+            f"No model could be loaded from {name_or_path!r}: it is {kind}, and the Hub gave none of that name "
+            f"(offline, or no such id). {str(error).splitlines()[0]}"
         ) from error
     heads = [name for name in config.architectures or [] if name.endswith("Classification")]
     if heads and config.num_labels != 1:
@@ -91,7 +91,7 @@ def load_reward_model(
         raise ConfigurationError(f"{name_or_path!r} cannot be loaded as a reward model: {error}") from error
     if fresh and not allow_fresh_head:
         raise ConfigurationError(
-            f"{name_or_path!r} is no reward model: it holds no score head, so its rewards would be random. Train it first."
+            f"{name_or_path!r} is no reward model: it holds no score head, its rewards would be random. Train it."
         )
     if fresh and reads_last_token(model) and score_head_init == "normal":
         init_score_head(model.score, seed)
@@ -106,7 +106,7 @@ def _from_pretrained(
     trust_remote_code: bool,
     init_kwargs: dict[str, Any],
 ) -> tuple[PreTrainedModel, bool]:
-    """The model, and whether its head is fresh. The library's table of missing keys is replaced by one of our lines."""
+    """The model, and whether its head is fresh. The library's table of missing keys becomes one line."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -129,7 +129,10 @@ def _from_pretrained(
         some = ", ".join(sorted(missing - fresh)[:3])
         logger.warning(
             "%d weights are not in the checkpoint %s and start at random: %s%s",
-            len(missing - fresh), name_or_path, some, " ..." if len(missing - fresh) > 3 else "",
+            len(missing - fresh),
+            name_or_path,
+            some,
+            " ..." if len(missing - fresh) > 3 else "",
         )
     return model, bool(fresh)
 

@@ -55,6 +55,12 @@ def head_module(model: nn.Module) -> nn.Module:
     )
 
 
+def keep_head_in_float32(model: nn.Module) -> None:
+    """Store the head of a half-precision model in float32, so that small updates of it are not rounded away."""
+    for parameter in head_module(model).parameters():
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+
+
 def init_score_head(head: nn.Linear, seed: int) -> None:
     """
     Draw a fresh score head from N(0, 1 / (hidden_size + 1)), standard deviation 1 / sqrt(hidden_size + 1).
@@ -126,10 +132,15 @@ def release_reward_forward(model: nn.Module) -> dict[nn.Module, Any]:
     """
     Give a model that went through `bind_reward_forward` its own forward back.
 
+    A float32 head on a half-precision backbone keeps its own call, without which it could not take the hidden states.
+
     Returns what was taken off, module by module, for `restore_reward_forward`.
     """
     taken = {}
+    dtype = next(model.parameters()).dtype
     for module in [module for module in model.modules() if _OWN in module.__dict__]:
+        if isinstance(module, nn.Linear) and module.weight.dtype != dtype:
+            continue
         taken[module] = module.__dict__.pop("forward")
         own = module.__dict__.pop(_OWN)
         if own is not None:

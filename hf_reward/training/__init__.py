@@ -1,0 +1,1 @@
+"""Training: RewardTrainer, and the story of a run."""

@@ -32,7 +32,7 @@ class DryRun:
 
     Attributes:
         chosen, rejected (`Preview`): The two sides of the first pair.
-        reads_last_token (`bool`): Whether the reward is read at the last token (decoders) or by the model's own pooling.
+        reads_last_token (`bool`): Whether the reward is read at the last token, as in decoders.
         optimizer_steps (`int`): Steps of the whole run.
         pairs_per_step (`int`): Pairs of one step, over all processes and micro-batches.
         parameters, trainable_parameters (`int`): Of the model, the score head included.
@@ -65,7 +65,7 @@ def describe(
 
 
 def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[int, int, bool]:
-    """All parameters, those that train, and whether the reward is read at the last token; on a model without memory."""
+    """All parameters, those that train, and whether the reward is read at the last token; no memory is taken."""
     config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
     config.num_labels = 1
     with init_empty_weights(include_buffers=True):

@@ -36,8 +36,8 @@ def complete_batch(inputs: dict[str, Any]) -> dict[str, Any]:
     """
     Fill in what another collator than ours leaves out.
 
-    A batch of token rows alone is taken as pairs, all chosen rows first and then all rejected ones; rewards are read at
-    the last token of the attention mask.
+    A batch of token rows alone is taken as pairs, all chosen rows first and then all rejected ones; rewards are
+    read at the last token of the attention mask.
     """
     batch = dict(inputs)
     if "reward_positions" not in batch:

@@ -102,7 +102,7 @@ def check_output_folder(args: RewardConfig) -> None:
         )
     if resume is not None and str(resume).lower() == "true" and last is None:
         raise ConfigurationError(
-            f"`resume_from_checkpoint` is true, but `output_dir` {args.output_dir!r} holds no checkpoint to go on from."
+            f"`resume_from_checkpoint` is true, but `output_dir` {args.output_dir!r} holds no checkpoint."
         )
 
 
@@ -208,6 +208,6 @@ def _check_positions(
     longest = max(max(part["length"][:]) for part in (train, evaluation) if part is not None)
     if limit is not None and longest > limit:
         raise DataError(
-            f"The longest pair has {longest} tokens, but the model has positions for {limit}. Set `max_length: {limit}` "
-            "or less; longer pairs are then dropped and counted."
+            f"The longest pair has {longest} tokens, but the model has positions for {limit}. Set "
+            f"`max_length: {limit}` or less; longer pairs are then dropped and counted."
         )

@@ -14,7 +14,7 @@ from hf_reward.data.tokenization import LengthLimits, is_prepared, keep_usable, 
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import add_adapter, check_head_trains
 from hf_reward.modeling.loading import disable_dropout, load_config, load_reward_model, prepare_model
-from hf_reward.modeling.score_head import bind_reward_forward
+from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
 from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
 
 
@@ -69,9 +69,10 @@ def prepare_reward_model(
 def finish_model(
     model: PreTrainedModel | PeftModel, args: RewardConfig, tokenizer: Tokenizer, peft_config: PeftConfig | None = None
 ) -> PreTrainedModel | PeftModel:
-    """Agree with the tokenizer, bind the reward forward, add the adapter, switch dropout off, see that the head trains."""
+    """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     prepare_model(base, tokenizer)
+    keep_head_in_float32(base)
     bind_reward_forward(base)
     if peft_config is not None:
         model = add_adapter(model, peft_config)
@@ -109,6 +110,8 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
         return keep_usable(tokenized)
     kept, count = split_off_dropped(tokenized)
     if count.dropped:
-        logger.warning("%s: %d of %d pairs dropped (%s)", name, count.rows - count.kept, count.rows, dict(count.dropped))
+        logger.warning(
+            "%s: %d of %d pairs dropped (%s)", name, count.rows - count.kept, count.rows, dict(count.dropped)
+        )
     refuse_empty(kept, {name: count}, name, min(tokenized["length"][:], default=0), limits.max_length)
     return kept

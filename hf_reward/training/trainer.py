@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -38,9 +38,9 @@ class RewardTrainer(Trainer):
 
         loss = sum_i w_i (softplus(-(chosen_i - rejected_i - margin_i)) + c (chosen_i + rejected_i)^2) / sum_i w_i
 
-    with `margin` and `weight` columns where the data has them (else 0 and 1), and c = `args.center_rewards_coefficient`
-    (default 0). For k ranked completions the term of a group is the mean over its k (k - 1) / 2 pairs. A script written
-    for TRL's trainer of the same name runs here by changing the import.
+    with `margin` and `weight` columns where the data has them (else 0 and 1), and c the coefficient
+    `args.center_rewards_coefficient` (default 0). For k ranked completions the term of a group is the mean over its
+    k (k - 1) / 2 pairs. A script written for TRL's trainer of the same name runs here by changing the import.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -69,11 +69,11 @@ class RewardTrainer(Trainer):
         `DataError`: A row is not a preference pair.
 
     References:
-        Bradley and Terry (1952), Biometrika 39(3/4), for the model; Ouyang et al. (2022), arXiv:2203.02155, equation 1,
-        for the loss; Stiennon et al. (2020), arXiv:2009.01325, for the start of the score head.
+        Bradley and Terry (1952), Biometrika 39(3/4), for the model; Ouyang et al. (2022), arXiv:2203.02155, equation
+        1, for the loss; Stiennon et al. (2020), arXiv:2009.01325, for the start of the score head.
     """
 
-    _tag_names = ["reward-model", "reward-trainer", "hf_reward"]
+    _tag_names: ClassVar[list[str]] = ["reward-model", "reward-trainer", "hf_reward"]
     # The loss is divided by the weight of the whole accumulated batch, so the Trainer must not divide it again.
     loss_is_scaled_for_ga = True
 
@@ -123,8 +123,8 @@ class RewardTrainer(Trainer):
         )
         if self.args.n_gpu > 1:
             raise ConfigurationError(
-                f"{self.args.n_gpu} GPUs are visible to one process, which would run nn.DataParallel. Start one process "
-                "per GPU (`accelerate launch` or `torchrun`), or make one visible with CUDA_VISIBLE_DEVICES."
+                f"{self.args.n_gpu} GPUs are visible to one process, which would run nn.DataParallel. Start one "
+                "process per GPU (`accelerate launch` or `torchrun`), or make one visible with CUDA_VISIBLE_DEVICES."
             )
         # The Trainer asks these two whether evaluation may compute a loss without `labels`.
         self.can_return_loss, self.label_names = True, []
@@ -188,7 +188,7 @@ class RewardTrainer(Trainer):
         return total.clamp_min(torch.finfo(total.dtype).tiny)
 
     def _ignore_repeated_rows(self, batch: dict[str, Any], batch_size: int) -> None:
-        """Give weight 0 to the rows that accelerate repeats in the last batch so that all processes have equally many."""
+        """Give weight 0 to the rows that accelerate repeats in the last batch to even out the processes."""
         state = self.accelerator.gradient_state
         if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return

@@ -102,7 +102,9 @@ def test_a_dry_run_shows_everything_and_writes_nothing(
     assert train([*options, "--dry_run"]) == 0
     assert sorted(tmp_path.rglob("*")) == before
     printed = capsys.readouterr().out
-    assert "<|user|>What is 2 + 2?<|assistant|>It is 4. [<eos>] <- the reward is read here" in " ".join(printed.split("\n"))
+    assert "<|user|>What is 2 + 2?<|assistant|>It is 4. [<eos>] <- the reward is read here" in " ".join(
+        printed.split("\n")
+    )
     assert "12 optimizer steps of 2 pairs" in printed
     # 262 x 32 embedding, two layers, the last norm, and a head of 32.
     layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 32
@@ -117,8 +119,13 @@ def test_lora_by_use_peft_is_saved_with_its_head_and_checked(
 ) -> None:
     out = tmp_path / "adapter"
     result = run_training(
-        model_name_or_path=str(causal_folder), dataset_name=str(pairs_file), output_dir=str(out), use_peft=True,
-        max_steps=3, learning_rate=1e-2, save_strategy="no",
+        model_name_or_path=str(causal_folder),
+        dataset_name=str(pairs_file),
+        output_dir=str(out),
+        use_peft=True,
+        max_steps=3,
+        learning_rate=1e-2,
+        save_strategy="no",
     )
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["task_type"] == "SEQ_CLS"
@@ -138,9 +145,15 @@ def test_lora_by_use_peft_is_saved_with_its_head_and_checked(
 
 def test_counters_and_weights_survive_a_resume(causal_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
     settings = {
-        "model_name_or_path": str(causal_folder), "dataset_name": str(pairs_file), "per_device_train_batch_size": 2,
-        "logging_steps": 2, "save_strategy": "steps", "save_steps": 3, "gradient_checkpointing": False,
-        "learning_rate": 1e-3, "lr_scheduler_type": "constant",
+        "model_name_or_path": str(causal_folder),
+        "dataset_name": str(pairs_file),
+        "per_device_train_batch_size": 2,
+        "logging_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "gradient_checkpointing": False,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
     }
     whole = run_training(**settings, output_dir=str(tmp_path / "whole"), num_train_epochs=2)
     run_training(**settings, output_dir=str(tmp_path / "parts"), max_steps=3)
@@ -162,8 +175,14 @@ def test_counters_and_weights_survive_a_resume(causal_folder: Path, pairs_file: 
 def test_no_pickle_and_no_secret_lies_in_the_output(causal_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
     secret = "hf_" + "x" * 34
     run_training(
-        model_name_or_path=str(causal_folder), dataset_name=str(pairs_file), output_dir=str(tmp_path / "out"),
-        hub_token=secret, max_steps=1, save_strategy="steps", save_steps=1, save_only_model=True,
+        model_name_or_path=str(causal_folder),
+        dataset_name=str(pairs_file),
+        output_dir=str(tmp_path / "out"),
+        hub_token=secret,
+        max_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        save_only_model=True,
     )
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -175,7 +194,12 @@ def test_hf_reward_score(
     causal_folder: Path, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "out")
-    assert train(["--model_name_or_path", str(causal_folder), "--dataset_name", str(pairs_file), "--output_dir", out, *FAST]) == 0
+    assert (
+        train(
+            ["--model_name_or_path", str(causal_folder), "--dataset_name", str(pairs_file), "--output_dir", out, *FAST]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert score([out, "--prompt", "Say hello.", "--completion", "Hello!", "--completion", "No."]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -220,7 +244,10 @@ MISTAKES = {
         ],
         "chosen[0].role",
     ),
-    "max_length drops all": (lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--max_length", "2"], "0 of 1 pairs"),
+    "max_length drops all": (
+        lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--max_length", "2"],
+        "0 of 1 pairs",
+    ),
     "no evaluation split": (
         lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--dataset_test_split", "validation"],
         "validation",
@@ -233,7 +260,10 @@ MISTAKES = {
         lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--output_dir", write(d / "file") + "/out"],
         "nothing can be written",
     ),
-    "a misspelt key": (lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--learning_rat", "1"], "learning_rate"),
+    "a misspelt key": (
+        lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--learning_rat", "1"],
+        "learning_rate",
+    ),
     "a wrong type": (
         lambda d: ["--dataset_name", write(d / "d.jsonl", GOOD), "--per_device_train_batch_size", "2.5"],
         "per_device_train_batch_size",
@@ -278,8 +308,9 @@ def test_a_mistake_is_said_before_any_model_is_loaded_and_writes_nothing(
 def test_a_checkpoint_with_several_labels_is_refused(
     tokenizer, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.conftest import llama_config
     from transformers import AutoModelForSequenceClassification
+
+    from tests.conftest import llama_config
 
     AutoModelForSequenceClassification.from_config(llama_config(num_labels=3)).save_pretrained(tmp_path / "three")
     tokenizer.save_pretrained(tmp_path / "three")

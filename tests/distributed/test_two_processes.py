@@ -129,7 +129,9 @@ def test_what_two_processes_save_is_a_plain_checkpoint(
     folder = next(tmp_path_factory.getbasetemp().glob("two*")) / "two"
     assert "score.weight" in runs[2]["weights"]
     conversation = [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello!"}]
-    ids = AutoTokenizer.from_pretrained(folder).apply_chat_template(conversation, return_dict=True, return_tensors="pt")
+    ids = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        conversation, return_dict=True, return_tensors="pt"
+    )
     with torch.no_grad():
         plain = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()(**ids).logits
     assert RewardScorer.from_pretrained(folder).score(conversation) == pytest.approx(plain[0].tolist(), abs=1e-5)

@@ -13,9 +13,18 @@ from hf_reward import RewardConfig, RewardTrainer
 def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: Dataset, folder, **settings):
     """Losses of all steps, the first gradients, and the final weights of a short run."""
     config = RewardConfig(
-        output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_steps=1,
-        learning_rate=1e-3, gradient_checkpointing=False, train_sampling_strategy="sequential",
-        max_grad_norm=0.0, lr_scheduler_type="constant", **settings,
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        learning_rate=1e-3,
+        gradient_checkpointing=False,
+        train_sampling_strategy="sequential",
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        **settings,
     )
     first: dict[str, torch.Tensor] = {}
 
@@ -48,8 +57,13 @@ def test_accumulation_does_not_change_losses_gradients_or_weights(
     together = train(reward_model, tokenizer, chat_pairs, tmp_path, per_device_train_batch_size=4, num_train_epochs=3)
     for size, steps in ((1, 4), (2, 2)):
         split = train(
-            reward_model, tokenizer, chat_pairs, tmp_path, per_device_train_batch_size=size,
-            gradient_accumulation_steps=steps, num_train_epochs=3,
+            reward_model,
+            tokenizer,
+            chat_pairs,
+            tmp_path,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            num_train_epochs=3,
         )
         assert len(together[0]) == 6
         assert split[0] == pytest.approx(together[0], abs=2e-5)
@@ -77,15 +91,24 @@ def test_the_logged_metrics_are_those_of_the_pairs_trained_on(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, tmp_path
 ) -> None:
     _, _, _, trainer = train(
-        reward_model, tokenizer, chat_pairs, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4,
+        reward_model,
+        tokenizer,
+        chat_pairs,
+        tmp_path,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
         num_train_epochs=1,
     )
     entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
     before = RewardTrainer(
-        copy.deepcopy(reward_model), RewardConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
-        eval_dataset=chat_pairs, processing_class=copy.deepcopy(tokenizer),
+        copy.deepcopy(reward_model),
+        RewardConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+        eval_dataset=chat_pairs,
+        processing_class=copy.deepcopy(tokenizer),
     ).evaluate()
     for name in ("loss", "accuracy", "tie_rate", "reward_margin", "chosen_reward", "rejected_reward", "reward_std"):
         assert entry[name] == pytest.approx(before[f"eval_{name}"], abs=1e-5), name
     assert entry["num_pairs"] == 7
-    assert entry["num_tokens"] == sum(len(row[f"{s}_input_ids"]) for row in trainer.train_dataset for s in ("chosen", "rejected"))
+    assert entry["num_tokens"] == sum(
+        len(row[f"{s}_input_ids"]) for row in trainer.train_dataset for s in ("chosen", "rejected")
+    )

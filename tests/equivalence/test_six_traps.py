@@ -14,7 +14,11 @@ from hf_reward import ConfigurationError, DataError, RewardConfig, RewardScorer,
 
 def config(folder: Path, **settings) -> RewardConfig:
     return RewardConfig(
-        output_dir=str(folder), use_cpu=True, report_to="none", gradient_checkpointing=False, save_strategy="no",
+        output_dir=str(folder),
+        use_cpu=True,
+        report_to="none",
+        gradient_checkpointing=False,
+        save_strategy="no",
         **settings,
     )
 
@@ -34,12 +38,19 @@ def rows(prompts: list[str]) -> Dataset:
 
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM", "SEQ_CLS"])
 def test_trap_1_the_score_head_trains_under_lora(
-    task_type: str | None, reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, tmp_path
+    task_type: str | None,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    chat_pairs: Dataset,
+    tmp_path,
 ) -> None:
     before = reward_model.score.weight.detach().clone()
     trainer = RewardTrainer(
-        reward_model, config(tmp_path, max_steps=2, learning_rate=1e-2), train_dataset=chat_pairs,
-        processing_class=tokenizer, peft_config=LoraConfig(r=4, task_type=task_type),
+        reward_model,
+        config(tmp_path, max_steps=2, learning_rate=1e-2),
+        train_dataset=chat_pairs,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=4, task_type=task_type),
     )
     head = trainer.model.get_base_model().score.modules_to_save["default"]
     assert head.weight.requires_grad
@@ -96,8 +107,11 @@ def test_trap_3_metrics_do_not_depend_on_the_batch_size(
         return {"mine": 1.0}
 
     trainer = RewardTrainer(
-        reward_model, config(tmp_path, per_device_eval_batch_size=batch_size), eval_dataset=chat_pairs,
-        processing_class=tokenizer, compute_metrics=compute_metrics,
+        reward_model,
+        config(tmp_path, per_device_eval_batch_size=batch_size),
+        eval_dataset=chat_pairs,
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
     )
     metrics = trainer.evaluate()
     scorer = RewardScorer(reward_model, tokenizer)
@@ -120,8 +134,11 @@ def test_trap_4_a_prompt_in_both_splits_is_refused(causal_folder: Path, tmp_path
     rows(["one", "two", "three"]).to_json(tmp_path / "train.jsonl")
     rows(["three", "four"]).to_json(tmp_path / "test.jsonl")
     settings = {
-        "model_name_or_path": str(causal_folder), "dataset_name": str(tmp_path / "train.jsonl"),
-        "eval_dataset_name": str(tmp_path / "test.jsonl"), "output_dir": str(tmp_path / "out"), "dry_run": True,
+        "model_name_or_path": str(causal_folder),
+        "dataset_name": str(tmp_path / "train.jsonl"),
+        "eval_dataset_name": str(tmp_path / "test.jsonl"),
+        "output_dir": str(tmp_path / "out"),
+        "dry_run": True,
     }
     with pytest.raises(DataError, match="1 of 3 training rows have a prompt that stands in the evaluation data"):
         run_training(**settings)
@@ -137,7 +154,8 @@ def test_trap_5_a_linear_schedule_ends_at_zero(
     trainer = RewardTrainer(
         reward_model,
         config(tmp_path, num_train_epochs=epochs, per_device_train_batch_size=1, gradient_accumulation_steps=2),
-        train_dataset=chat_pairs, processing_class=tokenizer,
+        train_dataset=chat_pairs,
+        processing_class=tokenizer,
     )
     trainer.train()
     assert trainer.state.max_steps == 4 * epochs  # seven rows in windows of two
@@ -147,8 +165,11 @@ def test_trap_5_a_linear_schedule_ends_at_zero(
 def test_trap_6_without_evaluation_data_nothing_is_evaluated(causal_folder: Path, tmp_path: Path) -> None:
     rows([f"question {number}" for number in range(8)]).to_json(tmp_path / "train.jsonl")
     settings = {
-        "model_name_or_path": str(causal_folder), "dataset_name": str(tmp_path / "train.jsonl"), "max_steps": 1,
-        "gradient_checkpointing": False, "save_strategy": "no",
+        "model_name_or_path": str(causal_folder),
+        "dataset_name": str(tmp_path / "train.jsonl"),
+        "max_steps": 1,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
     }
     result = run_training(**settings, output_dir=str(tmp_path / "out"))
     assert result.eval_metrics == {}

@@ -42,15 +42,26 @@ def test_loss_and_gradients_equal_trl(
     if option == "margin":
         chat_pairs = chat_pairs.add_column("margin", [0.1 * i for i in range(len(chat_pairs))])
     common = {
-        "output_dir": str(tmp_path), "bf16": False, "use_cpu": True, "per_device_eval_batch_size": 7,
-        "gradient_checkpointing": False, "report_to": "none", **OPTIONS[option],
+        "output_dir": str(tmp_path),
+        "bf16": False,
+        "use_cpu": True,
+        "per_device_eval_batch_size": 7,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        **OPTIONS[option],
     }
     theirs = TrlTrainer(
-        copy.deepcopy(reward_model), TrlConfig(**common), train_dataset=chat_pairs, eval_dataset=chat_pairs,
+        copy.deepcopy(reward_model),
+        TrlConfig(**common),
+        train_dataset=chat_pairs,
+        eval_dataset=chat_pairs,
         processing_class=copy.deepcopy(tokenizer),
     )
     ours = RewardTrainer(
-        copy.deepcopy(reward_model), RewardConfig(**common), train_dataset=chat_pairs, eval_dataset=chat_pairs,
+        copy.deepcopy(reward_model),
+        RewardConfig(**common),
+        train_dataset=chat_pairs,
+        eval_dataset=chat_pairs,
         processing_class=copy.deepcopy(tokenizer),
     )
     their_loss, their_gradients = step(theirs, dtype)
