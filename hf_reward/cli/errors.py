@@ -1,5 +1,6 @@
 """From an error to one readable message and an exit code."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ def exit_code() -> Iterator[Outcome]:
     outcome = Outcome()
     try:
         yield outcome
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has seen enough; Python must not try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ConfigurationError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         outcome.code = 2

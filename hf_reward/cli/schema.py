@@ -1,7 +1,7 @@
 """What the three dataclasses of a run accept: their keys, their types in words, and the strict parser over them."""
 
 import json
-from argparse import SUPPRESS, Action
+from argparse import Action
 from dataclasses import Field, fields
 from functools import cache
 from types import UnionType
@@ -45,8 +45,8 @@ def strict_parser() -> "HfArgumentParser":
 
     parser = StrictParser(dataclass_types(), allow_abbrev=False, add_help=False)
     for action in parser._actions:
-        # Only what was given is passed on; the dataclasses know their defaults.
-        action.default, action.required = SUPPRESS, False
+        # Settings are parsed one by one, to say which one is wrong; so none is missed here.
+        action.required = False
         if action.dest == "include_num_input_tokens_seen":
             # HfArgumentParser reads its type `str | bool` as bool and would refuse "all".
             action.type = lambda text: {"true": "all", "false": "no"}.get(text.lower(), text)

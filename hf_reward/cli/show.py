@@ -1,5 +1,8 @@
 """What the commands print: the end of a run, and a run that was not made."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,16 +38,21 @@ def print_result(result: "RunResult") -> None:
 
 def next_commands(folder: str) -> dict[str, str]:
     """Commands that come next, by what they do."""
+    train, score = command("hf_reward-train"), command("hf_reward-score")
+    hub = "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name trl-lib/ultrafeedback_binarized"
     return {
-        "score a sentence": f'hf_reward-score {folder} --prompt "Say hello." --completion "Hello there."',
-        "train on your own file": (
-            f"hf_reward-train --model_name_or_path {folder} --dataset_name pairs.jsonl --output_dir mine"
-        ),
-        "start from a Hub model": (
-            "hf_reward-train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name trl-lib/ultrafeedback_binarized "
-            "--output_dir qwen3-reward"
-        ),
+        "score a sentence": f'{score} {folder} --prompt "Say hello." --completion "Hello there."',
+        "train on your own file": f"{train} --model_name_or_path {folder} --dataset_name pairs.jsonl --output_dir mine",
+        "start from a Hub model": f"{train} {hub} --output_dir qwen3-reward",
     }
+
+
+def command(name: str) -> str:
+    """How a command is typed here: by its name, or by its path while its environment is not active."""
+    path = Path(sys.executable).with_name(name)
+    if shutil.which(name) is not None or not path.exists():
+        return name
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def print_dry_run(result: "RunResult") -> None:

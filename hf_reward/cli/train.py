@@ -26,8 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     if "-h" in argv or "--help" in argv:
         from hf_reward.cli.help import render_all, render_help
 
-        print(render_all() if "all" in argv else render_help())
-        return 0
+        with exit_code() as outcome:
+            print(render_all() if "all" in argv else render_help())
+        return outcome.code
     with exit_code() as outcome, _log_on_terminal():
         from hf_reward.cli.recipe import parse
         from hf_reward.training.run import run

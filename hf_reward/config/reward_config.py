@@ -3,7 +3,7 @@
 import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -106,6 +106,10 @@ class RewardConfig(TrainingArguments):
 
     # Not annotated as in transformers, because a `ClassVar` may not override it.
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]  # noqa: RUF012
+
+    if TYPE_CHECKING:
+        # `TrainingArguments` fills it in where it is not given, so that it is a text after construction.
+        output_dir: str = ""
 
     # Parameters of TrainingArguments with another default
     learning_rate: float = field(

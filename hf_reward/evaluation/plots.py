@@ -2,11 +2,12 @@
 
 import itertools
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hf_reward.files import whole_or_absent
 
 
 if TYPE_CHECKING:
@@ -252,13 +253,6 @@ def _left_out(count: int, noun: str) -> str:
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:
-    """Write a PNG under a temporary name and rename it, so that the file is whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_or_absent(path) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return Path(path)

@@ -3,7 +3,6 @@
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hf_reward.evaluation.tables import METRICS, reasons, shorten, verdict, visible
+from hf_reward.files import whole_or_absent
 from hf_reward.hub.facts import PAIR_TEXTS, CardFacts, clean_facts, is_hub_dataset, last_part, source_label
 
 
@@ -83,13 +83,8 @@ def write_card(facts: CardFacts, folder: str | Path) -> Path:
     """
     path = Path(folder) / "README.md"
     text = render_card(facts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_or_absent(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -1,15 +1,18 @@
 """What a trainer's run is observed to have been, as the facts of a model card."""
 
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from hf_reward import __version__
 from hf_reward.config import DataArguments, ModelArguments, RewardConfig
 from hf_reward.evaluation.pairs import ScoredPair
 from hf_reward.hub.facts import CardFacts, dataset_label, public_name
+from hf_reward.modeling.adapters import base_model
 from hf_reward.modeling.score_head import reads_last_token
 
 
@@ -32,22 +35,18 @@ def observe(
     """Gather the facts of a whole run."""
     names = [data_args.dataset_name] if data_args.dataset_name else (data_args.dataset_mixer_list or [])[::2]
     facts = observe_trainer(trainer)
-    return CardFacts(
-        **(
-            vars(facts)
-            | {
-                "base_model": public_name(model_args.model_name_or_path),
-                "from_scratch": model_args.from_scratch,
-                "datasets": [dataset_label(name) for name in names],
-                "data_report": report,
-                "eval_metrics": eval_metrics,
-                "eval_split": data_args.dataset_test_split,
-                "train_metrics": facts.train_metrics | train_metrics,
-                "best": best,
-                "worst": worst,
-                "plots": plots,
-            }
-        )
+    return replace(
+        facts,
+        base_model=public_name(model_args.model_name_or_path),
+        from_scratch=model_args.from_scratch,
+        datasets=[dataset_label(name) for name in names],
+        data_report=report,
+        eval_metrics=eval_metrics,
+        eval_split=data_args.dataset_test_split,
+        train_metrics={**facts.train_metrics, **train_metrics},
+        best=best,
+        worst=worst,
+        plots=plots,
     )
 
 
@@ -56,7 +55,7 @@ def observe_trainer(trainer: Any) -> CardFacts:
     from hf_reward.training.mode import describe_mode
 
     args: RewardConfig = trainer.args
-    model = trainer.model
+    model: PreTrainedModel | PeftModel = trainer.model
     adapter = None
     if isinstance(model, PeftModel):
         config = model.peft_config[model.active_adapter]
@@ -65,7 +64,7 @@ def observe_trainer(trainer: Any) -> CardFacts:
             for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
             if getattr(config, name, None) not in (None, False)
         }
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     last = [entry for entry in trainer.state.log_history if "train_loss" in entry][-1:]
     return CardFacts(
         model_name=args.hub_model_id or args.output_dir,

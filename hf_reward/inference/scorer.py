@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_reward.data.tokenization import close_text
 from hf_reward.errors import ConfigurationError, DataError
-from hf_reward.modeling.loading import load_reward_model
+from hf_reward.modeling.adapters import base_model
+from hf_reward.modeling.loading import embedding_rows, load_reward_model
 from hf_reward.modeling.score_head import bind_reward_forward, last_token_positions, reads_last_token
 from hf_reward.modeling.tokenizer import load_tokenizer
 
@@ -54,7 +55,7 @@ class RewardScorer:
         self._own_forward = own_forward
         self._warned = False
         if not own_forward:
-            bind_reward_forward(model.get_base_model() if isinstance(model, PeftModel) else model)
+            bind_reward_forward(base_model(model))
 
     @classmethod
     def from_pretrained(
@@ -122,6 +123,7 @@ class RewardScorer:
 
     def encode(self, item: Conversation | str, number: int = 0) -> list[int]:
         """Token ids of one conversation or text, as in training."""
+        ids: Any
         if isinstance(item, str):
             ids = close_text(self.tokenizer(item)["input_ids"], self.tokenizer)
         elif isinstance(item, list) and item and all(isinstance(message, dict) for message in item):
@@ -157,7 +159,8 @@ class RewardScorer:
         if self._own_forward:
             return self._score_by_own_forward(batch)
         positions = last_token_positions(batch["attention_mask"])
-        return self.model(**batch, reward_positions=positions).logits.float()
+        rewards: Tensor = self.model(**batch, reward_positions=positions).logits
+        return rewards.float()
 
     def _score_by_own_forward(self, batch: dict[str, Tensor]) -> Tensor:
         """What the checkpoint itself returns; row by row if it has no pad token to find the ends by."""
@@ -174,7 +177,8 @@ class RewardScorer:
         if pad is None:
             rows = zip(batch["input_ids"], batch["attention_mask"].sum(dim=1).tolist(), strict=True)
             return torch.stack([self.model(input_ids=row[None, :length]).logits[0, 0] for row, length in rows]).float()
-        return self.model(**batch).logits.squeeze(-1).float()
+        logits: Tensor = self.model(**batch).logits
+        return logits.squeeze(-1).float()
 
 
 def _as_list(inputs: Any) -> list[Any]:
@@ -188,16 +192,17 @@ def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
     if Path(name).is_dir() and not (Path(name) / "adapter_config.json").is_file():
         return None
     try:
-        return PeftConfig.from_pretrained(name, revision=revision)
+        config: PeftConfig = PeftConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError):
         return None
+    return config
 
 
 def _with_adapter(
     name: str, adapter: PeftConfig, revision: str | None, tokens: int, options: dict[str, Any]
 ) -> PeftModel:
     base = load_reward_model(adapter.base_model_name_or_path, revision=adapter.revision, **options)
-    if tokens > base.get_input_embeddings().weight.shape[0]:
+    if tokens > embedding_rows(base):
         base.resize_token_embeddings(tokens)
     # Before the adapter is laid on, so that its copy of the head computes in float32 too.
     bind_reward_forward(base)

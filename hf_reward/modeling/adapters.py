@@ -15,7 +15,14 @@ from hf_reward.modeling.score_head import head_module, keep_head_in_float32, rea
 logger = logging.getLogger(__name__)
 
 
-def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, **kwargs: Any) -> PeftModel:
+def base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The sequence classifier itself, out of the adapter that may be around it."""
+    if isinstance(model, PeftModel):
+        return model.get_base_model()  # type: ignore[return-value]  # peft says `Module`, of whatever it was given
+    return model
+
+
+def add_adapter(model: PreTrainedModel | PeftModel, peft_config: PeftConfig, **kwargs: Any) -> PeftModel:
     """
     Wrap a reward model into an adapter whose task is sequence classification and whose head trains.
 
@@ -34,8 +41,8 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, **kwargs: Any) 
         peft_config.task_type = TaskType.SEQ_CLS
     if isinstance(peft_config, LoraConfig):
         peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), *_trained_whole(model)})
-    wrapped = get_peft_model(model, peft_config, **kwargs)
-    keep_head_in_float32(wrapped.get_base_model())
+    wrapped: PeftModel = get_peft_model(model, peft_config, **kwargs)
+    keep_head_in_float32(base_model(wrapped))
     check_head_trains(wrapped)
     return wrapped
 
@@ -56,7 +63,7 @@ def lora_config(arguments: ModelArguments) -> LoraConfig | None:
     )
 
 
-def check_head_trains(model: nn.Module) -> None:
+def check_head_trains(model: PreTrainedModel | PeftModel) -> None:
     """
     Assert, before training, that every parameter of the active score head trains.
 
@@ -71,12 +78,11 @@ def check_head_trains(model: nn.Module) -> None:
         )
 
 
-def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def head_parameters(model: PreTrainedModel | PeftModel) -> dict[str, nn.Parameter]:
     """Parameters of the score head that is in use: the copy that trains when PEFT keeps an original beside it."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     return {
         name: parameter
-        for name, parameter in head_module(base).named_parameters()
+        for name, parameter in head_module(base_model(model)).named_parameters()
         if not name.startswith("original_module.")
     }
 

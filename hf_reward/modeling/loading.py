@@ -25,7 +25,9 @@ def load_config(name_or_path: str, revision: str | None = None, trust_remote_cod
         `ConfigurationError`: There is no such folder or Hub id, or the checkpoint is a classifier of several labels.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            name_or_path, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         kind = "a local folder without a readable config.json" if Path(name_or_path).exists() else "not a local folder"
         raise ConfigurationError(
@@ -81,7 +83,7 @@ def load_reward_model(
     try:
         if from_scratch:
             init_kwargs.pop("quantization_config", None)
-            model = AutoModelForSequenceClassification.from_config(
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
                 config, trust_remote_code=trust_remote_code, **init_kwargs
             )
             fresh = True
@@ -94,7 +96,8 @@ def load_reward_model(
             f"{name_or_path!r} is no reward model: it holds no score head, its rewards would be random. Train it."
         )
     if fresh and reads_last_token(model) and score_head_init == "normal":
-        init_score_head(model.score, seed)
+        head: Any = head_module(model)
+        init_score_head(head, seed)
         logger.info("score head: fresh, drawn from N(0, 1/(hidden_size+1))")
     return model
 
@@ -152,7 +155,7 @@ def prepare_model(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
             f"The model has {model.config.num_labels} outputs (`num_labels`); a reward model has one. Load it with "
             "`num_labels=1`, or pass its name."
         )
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(model)
     if rows and len(tokenizer) > rows:
         logger.info("embedding: grown from %d to %d rows for the tokens that were added", rows, len(tokenizer))
         model.resize_token_embeddings(len(tokenizer))
@@ -167,16 +170,22 @@ def prepare_model(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     model.config.hf_reward_version = __version__
 
 
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Number of tokens that the embedding has a row for (0 where DeepSpeed ZeRO-3 has taken the rows apart)."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
 def _set_pad_of_embedding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """`nn.Embedding` gives no gradient to its padding row; that must be the pad token's, not one that is in use."""
-    embedding = model.get_input_embeddings()
+    embedding: Any = model.get_input_embeddings()
     if getattr(embedding, "padding_idx", None) is not None:
         embedding.padding_idx = tokenizer.pad_token_id
 
 
-def longest_input(model_or_config: PreTrainedModel | PreTrainedConfig) -> int | None:
+def longest_input(config: PreTrainedConfig) -> int | None:
     """Number of tokens that the model has positions for, if its config says so."""
-    config = getattr(model_or_config, "config", model_or_config).get_text_config()
+    config = config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     # RoBERTa and its kin number positions from the pad id + 1 on.
     if limit is not None and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):

@@ -1,7 +1,7 @@
 """The score head: how it starts, that it computes in float32, and the one rule for where a reward is read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -110,20 +110,21 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
     original = model.forward
     at_last_token = reads_last_token(model)
 
-    def forward(
-        self: PreTrainedModel, *args: Any, reward_positions: Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutputWithPast:
+    def forward(self: PreTrainedModel, *args: Any, reward_positions: Tensor | None = None, **kwargs: Any) -> Any:
         if reward_positions is None:
             return original(*args, **kwargs)
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         if at_last_token:
             hidden = getattr(self, self.base_model_prefix)(**kwargs, use_cache=False).last_hidden_state
-            rewards = self.score(hidden.flatten(0, 1)[reward_positions])
+            # Looked up here, because an adapter may have put a copy of the head in its place since.
+            rewards = head_module(self)(hidden.flatten(0, 1)[reward_positions])
         else:
             rewards = original(**kwargs).logits[reward_positions // kwargs["input_ids"].shape[1]]
         return SequenceClassifierOutputWithPast(logits=rewards.squeeze(-1))
 
-    for module, bound in [(model, forward), *((linear, _linear_in_float32) for linear in linears)]:
+    forwards: list[tuple[nn.Module, Callable[..., Any]]] = [(model, forward)]
+    forwards += [(linear, _linear_in_float32) for linear in linears]
+    for module, bound in forwards:
         module.__dict__[_OWN] = module.__dict__.get("forward")
         module.forward = MethodType(bound, module)
 

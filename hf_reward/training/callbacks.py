@@ -39,7 +39,8 @@ class SeenCounters(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the counts over from the checkpoint that training resumes from, if any."""
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        stateful: Any = state.stateful_callbacks  # a dict in a running trainer, a list only in its constructor
+        saved = stateful.get(type(self).__name__)
         if isinstance(saved, list):
             saved = saved[-1]
         resumed = state.global_step > 0 and isinstance(saved, dict)

@@ -71,8 +71,9 @@ def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[in
     with init_empty_weights(include_buffers=True):
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=args.trust_remote_code)
         at_last_token = reads_last_token(model)
-        if model_args.use_peft:
-            model = add_adapter(model, lora_config(model_args))
+        peft_config = lora_config(model_args)
+        if peft_config is not None:
+            model = add_adapter(model, peft_config)
     parameters = [parameter for parameter in model.parameters() if isinstance(parameter, torch.nn.Parameter)]
     return (
         sum(parameter.numel() for parameter in parameters),

@@ -3,12 +3,12 @@
 import os
 
 from accelerate.utils import DistributedType
-from transformers import Trainer
 
 from hf_reward.errors import ConfigurationError
+from hf_reward.training.trainer import RewardTrainer
 
 
-def describe_mode(trainer: Trainer) -> str:
+def describe_mode(trainer: RewardTrainer) -> str:
     """
     How a trainer really runs.
 
@@ -29,7 +29,7 @@ def describe_mode(trainer: Trainer) -> str:
     return f"mode={mode} world={accelerator.num_processes}{backend} device={trainer.args.device.type} dtype={dtype}"
 
 
-def check_world_size(trainer: Trainer) -> None:
+def check_world_size(trainer: RewardTrainer) -> None:
     """
     Refuse to run with other processes than the launcher started.
 

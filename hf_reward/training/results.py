@@ -83,7 +83,8 @@ def check_saved_adapter(trainer: RewardTrainer) -> None:
     if not isinstance(model, PeftModel) or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         return
     collate = PreferenceCollator(trainer.processing_class.pad_token_id)
-    rows = [trainer.train_dataset[index] for index in range(min(4, len(trainer.train_dataset)))]
+    train: Any = trainer.train_dataset
+    rows = [train[index] for index in range(min(4, len(train)))]
     batch = trainer._prepare_inputs(collate(rows))
     active = model.active_adapter
     model.eval()

@@ -12,16 +12,18 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_reward.config import DataArguments, ModelArguments, RewardConfig
 from hf_reward.data.loading import load_sources
 from hf_reward.data.preparation import data_report, prepare_split, resolve_overlap
+from hf_reward.data.report import SourceCount
 from hf_reward.data.tokenization import LengthLimits
 from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.files import check_writable
 from hf_reward.modeling.adapters import lora_config
 from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
-from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from hf_reward.modeling.tokenizer import load_tokenizer
 from hf_reward.training.dry_run import DryRun, describe
 from hf_reward.training.mode import check_world_size, describe_mode
 from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
 from hf_reward.training.schedule import pairs_per_step
+from hf_reward.training.setup import fit_tokenizer
 from hf_reward.training.trainer import RewardTrainer
 
 
@@ -114,20 +116,10 @@ def open_tokenizer(args: RewardConfig, model_args: ModelArguments) -> PreTrained
         model_args.tokenizer_revision or model_args.model_revision,
         args.trust_remote_code,
     )
-    changes = prepare_tokenizer(
-        tokenizer,
-        eos_token=args.eos_token,
-        pad_token=args.pad_token,
-        chat_template_path=args.chat_template_path,
-        add_bos=args.add_bos,
-        trust_remote_code=args.trust_remote_code,
-        embedding_rows=getattr(config.get_text_config(), "vocab_size", None),
-    )
+    fit_tokenizer(tokenizer, args, config, args.trust_remote_code)
     # They are done now; the trainer would do them again.
     args.eos_token = args.pad_token = args.chat_template_path = None
     args.add_bos = False
-    for change in changes:
-        logger.info(change)
     return tokenizer
 
 
@@ -147,7 +139,9 @@ def load_data(
         train, counts = prepare_split(
             load_sources(data_args, "train"), tokenizer, "train", limits, args.dataset_num_proc
         )
-        evaluation, eval_counts, overlap = None, {}, 0
+        evaluation: Dataset | None = None
+        eval_counts: dict[str, SourceCount] = {}
+        overlap = 0
         if eval_sources:
             evaluation, eval_counts = prepare_split(eval_sources, tokenizer, "eval", limits, args.dataset_num_proc)
             train, overlap = resolve_overlap(train, evaluation, data_args.eval_overlap, counts)

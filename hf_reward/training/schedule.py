@@ -20,7 +20,7 @@ def optimizer_steps(args: RewardConfig, pairs: int) -> int:
         return max(1, args.total_episodes // pairs_per_step(args))
     if args.max_steps > 0:
         return args.max_steps
-    per_micro_step = args.train_batch_size * args.world_size
+    per_micro_step: int = args.train_batch_size * args.world_size
     micro_steps = pairs // per_micro_step if args.dataloader_drop_last else math.ceil(pairs / per_micro_step)
     return math.ceil(args.num_train_epochs * max(1, math.ceil(micro_steps / args.gradient_accumulation_steps)))
 

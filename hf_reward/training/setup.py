@@ -5,14 +5,14 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from hf_reward.config import RewardConfig
 from hf_reward.data.report import refuse_empty, split_off_dropped
 from hf_reward.data.tokenization import LengthLimits, is_prepared, keep_usable, tokenize_dataset
 from hf_reward.errors import ConfigurationError
-from hf_reward.modeling.adapters import add_adapter, check_head_trains
+from hf_reward.modeling.adapters import add_adapter, base_model, check_head_trains
 from hf_reward.modeling.loading import disable_dropout, load_config, load_reward_model, prepare_model
 from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
 from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
@@ -35,22 +35,15 @@ def prepare_reward_model(
     Raises:
         `ConfigurationError`: Something of this cannot be done; see the functions that are called.
     """
-    init_kwargs = dict(args.model_init_kwargs or {}) if isinstance(model, str) else {}
+    given: Any = args.model_init_kwargs or {}  # a dict: JSON text was read when `args` was made
+    init_kwargs: dict[str, Any] = dict(given) if isinstance(model, str) else {}
     trust = bool(init_kwargs.pop("trust_remote_code", args.trust_remote_code))
     name = model if isinstance(model, str) else model.config._name_or_path
     revision = init_kwargs.pop("revision", None)
     if tokenizer is None:
         tokenizer = load_tokenizer(name, revision, trust)
     config = load_config(name, revision, trust) if isinstance(model, str) else model.config
-    prepare_tokenizer(
-        tokenizer,
-        eos_token=args.eos_token,
-        pad_token=args.pad_token,
-        chat_template_path=args.chat_template_path,
-        add_bos=args.add_bos,
-        trust_remote_code=trust,
-        embedding_rows=getattr(config.get_text_config(), "vocab_size", None),
-    )
+    fit_tokenizer(tokenizer, args, config, trust)
     if isinstance(model, str):
         model = load_reward_model(
             name,
@@ -66,11 +59,24 @@ def prepare_reward_model(
     return finish_model(model, args, tokenizer, peft_config), tokenizer
 
 
+def fit_tokenizer(tokenizer: Tokenizer, args: RewardConfig, config: PreTrainedConfig, trust_remote_code: bool) -> None:
+    """Make a tokenizer fit for reward modelling, as the settings say and as a model of this config can take it."""
+    prepare_tokenizer(
+        tokenizer,
+        eos_token=args.eos_token,
+        pad_token=args.pad_token,
+        chat_template_path=args.chat_template_path,
+        add_bos=args.add_bos,
+        trust_remote_code=trust_remote_code,
+        embedding_rows=getattr(config.get_text_config(), "vocab_size", None),
+    )
+
+
 def finish_model(
     model: PreTrainedModel | PeftModel, args: RewardConfig, tokenizer: Tokenizer, peft_config: PeftConfig | None = None
 ) -> PreTrainedModel | PeftModel:
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     prepare_model(base, tokenizer)
     keep_head_in_float32(base)
     bind_reward_forward(base)

@@ -4,12 +4,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import DataCollator, PreTrainedModel, Trainer, TrainerCallback
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
@@ -18,6 +19,7 @@ from hf_reward.config import RewardConfig
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import ConfigurationError
 from hf_reward.metrics import PreferenceSums
+from hf_reward.modeling.adapters import base_model
 from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters
 from hf_reward.training.objective import PreferenceOutputs, complete_batch, preference_outputs, reward_matrix
@@ -26,7 +28,7 @@ from hf_reward.training.setup import prepare_dataset, prepare_reward_model
 
 logger = logging.getLogger(__name__)
 
-Datasets = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
+Datasets: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
 
 class RewardTrainer(Trainer):
@@ -73,6 +75,12 @@ class RewardTrainer(Trainer):
         1, for the loss; Stiennon et al. (2020), arXiv:2009.01325, for the start of the score head.
     """
 
+    # What a reward trainer's attributes are, more narrowly than the Trainer says.
+    args: RewardConfig
+    model: PreTrainedModel | PeftModel
+    processing_class: Tokenizer
+    _signature_columns: list[str] | None
+
     _tag_names: ClassVar[list[str]] = ["reward-model", "reward-trainer", "hf_reward"]
     # The loss is divided by the weight of the whole accumulated batch, so the Trainer must not divide it again.
     loss_is_scaled_for_ga = True
@@ -106,7 +114,8 @@ class RewardTrainer(Trainer):
             callbacks.append(EvaluationSchedule(args.num_evals))
         if isinstance(train_dataset, IterableDataset):
             # Dispatching would concatenate batches of different lengths from several processes.
-            args.accelerator_config.dispatch_batches = False
+            accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
+            accelerator_config.dispatch_batches = False
         super().__init__(
             model=model,
             args=args,
@@ -133,7 +142,7 @@ class RewardTrainer(Trainer):
         self._released: dict[nn.Module, Any] = release_reward_forward(model) if self._model_is_the_users else {}
         # Facts that a run adds to what the trainer itself knows; see `hf_reward.hub.observed`.
         self.card_facts: Any = None
-        self.model.add_model_tags(self._tag_names)
+        base_model(model).add_model_tags(self._tag_names)
 
     # ---- loss -------------------------------------------------------------------------------------------------------
 
@@ -142,7 +151,7 @@ class RewardTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, PreferenceOutputs]:
         """
         Score all completions of the batch in one forward pass and return the weighted mean of the groups' losses.
@@ -151,7 +160,7 @@ class RewardTrainer(Trainer):
             model (`nn.Module`): The (wrapped) reward model.
             inputs (`dict`): A batch of [`PreferenceCollator`].
             return_outputs (`bool`, *optional*, defaults to `False`): Also return the [`PreferenceOutputs`].
-            num_items_in_batch (`torch.Tensor`, *optional*):
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Total weight of the global batch; without it, that of this batch.
 
         Shape:
@@ -264,16 +273,22 @@ class RewardTrainer(Trainer):
         rewards = reward_matrix(outputs.rewards, batch["group_sizes"])
         return None, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """The Trainer's loop, with metrics over pairs that are exact for any batch size and number of processes."""
         self._evaluation_sums.reset()
-        kwargs["prediction_loss_only"] = False  # two numbers a pair cost nothing
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # Rewards are always kept: two numbers a pair cost nothing.
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         metrics = self._read(self._evaluation_sums)
         metrics.pop("tokens", None)
-        return output._replace(
-            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()} | output.metrics
-        )
+        exact = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return output._replace(metrics=exact | (output.metrics or {}))
 
     def evaluate(
         self,
@@ -282,10 +297,11 @@ class RewardTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """As in [`~transformers.Trainer.evaluate`]; a raw dataset is tokenised first."""
+        prepared: Any = eval_dataset  # the name of one of several sets stays a name
         if not isinstance(eval_dataset, str):
-            eval_dataset = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
+            prepared = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
         with self.reward_forward():
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            return super().evaluate(prepared, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.predict`]; `predictions` are the rewards, (pairs, 2), in dataset order."""
@@ -306,7 +322,7 @@ class RewardTrainer(Trainer):
         if self._released:
             restore_reward_forward(self._released)
             self._released = {}
-        bind_reward_forward(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+        bind_reward_forward(base_model(self.model))
         outermost = not self._reward_forward_in_use
         self._reward_forward_in_use = True
         try:

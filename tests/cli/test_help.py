@@ -38,6 +38,7 @@ def test_the_long_help_lists_every_key_and_alias_within_100_columns():
     lines = render_all().splitlines()
     keys = [line.split()[0] for line in lines if line.startswith("  --")]
     assert set(parameters()) - {key.removeprefix("--") for key in keys} == set()
+    assert "%%" not in "".join(lines)
     assert {"--eps", "--exp_name", "--max_token_length"} <= set(keys)
     assert max(len(line) for line in lines) <= 99
 
@@ -50,4 +51,3 @@ def test_defaults_and_units_are_shown():
     )
     assert "--per_device_train_batch_size Pairs per device and forward pass (twice as many sequences). [8]" in text
     assert "--disable_dropout Set every dropout probability to 0. [on]" in text
-    assert "%%" not in text

@@ -37,7 +37,6 @@ def implicit(chat_pairs: Dataset) -> list[dict[str, Any]]:
 def test_the_seed_documents_command_line_runs_as_it_stands(
     causal_folder: Path, chat_pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     Dataset.from_list(implicit(chat_pairs)).to_json(tmp_path / "pairs.jsonl")
     monkeypatch.chdir(tmp_path)
