@@ -94,7 +94,8 @@ class RewardScorer:
             model = _with_adapter(name, adapter, revision, len(tokenizer), options)
         device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         ours = getattr(model.config, "hf_reward_version", None) is not None or adapter is not None
-        return cls(model.to(device), tokenizer, own_forward=not ours)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` so that checkers take `device` for `self`
+        return cls(model, tokenizer, own_forward=not ours)
 
     def score(
         self, inputs: Sequence[Conversation] | Sequence[str] | Conversation | str, batch_size: int = 8
@@ -201,6 +202,11 @@ def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
 def _with_adapter(
     name: str, adapter: PeftConfig, revision: str | None, tokens: int, options: dict[str, Any]
 ) -> PeftModel:
+    if adapter.base_model_name_or_path is None:
+        raise ConfigurationError(
+            f"The adapter {name!r} does not say which model it belongs to: `base_model_name_or_path` in its "
+            "adapter_config.json is null. Put the model's Hub id or folder there."
+        )
     base = load_reward_model(adapter.base_model_name_or_path, revision=adapter.revision, **options)
     if tokens > embedding_rows(base):
         base.resize_token_embeddings(tokens)

@@ -39,7 +39,7 @@ class SeenCounters(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the counts over from the checkpoint that training resumes from, if any."""
-        stateful: Any = state.stateful_callbacks  # a dict in a running trainer, a list only in its constructor
+        stateful: Any = state.stateful_callbacks  # a dict once constructed, whatever its annotation says
         saved = stateful.get(type(self).__name__)
         if isinstance(saved, list):
             saved = saved[-1]

@@ -79,7 +79,6 @@ class RewardTrainer(Trainer):
     args: RewardConfig
     model: PreTrainedModel | PeftModel
     processing_class: Tokenizer
-    _signature_columns: list[str] | None
 
     _tag_names: ClassVar[list[str]] = ["reward-model", "reward-trainer", "hf_reward"]
     # The loss is divided by the weight of the whole accumulated batch, so the Trainer must not divide it again.
@@ -116,11 +115,12 @@ class RewardTrainer(Trainer):
             # Dispatching would concatenate batches of different lengths from several processes.
             accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
             accelerator_config.dispatch_batches = False
+        multiple: Any = args.pad_to_multiple_of  # a number or None since `args` was made
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator
-            or PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of),
+            or PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=multiple),
             train_dataset=prepare_dataset(train_dataset, processing_class, args, "train"),
             eval_dataset=prepare_dataset(eval_dataset, processing_class, args, "eval"),
             processing_class=processing_class,
@@ -142,7 +142,7 @@ class RewardTrainer(Trainer):
         self._released: dict[nn.Module, Any] = release_reward_forward(model) if self._model_is_the_users else {}
         # Facts that a run adds to what the trainer itself knows; see `hf_reward.hub.observed`.
         self.card_facts: Any = None
-        base_model(model).add_model_tags(self._tag_names)
+        base_model(self.model).add_model_tags(self._tag_names)
 
     # ---- loss -------------------------------------------------------------------------------------------------------
 
@@ -334,7 +334,7 @@ class RewardTrainer(Trainer):
                     self._released = release_reward_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [
+        self._signature_columns = [  # type: ignore[assignment]  # the Trainer fills it in later, and says `None`
             *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
             *("prompt_length", "length", "margin", "weight"),
         ]
