@@ -39,10 +39,11 @@ def print_result(result: "RunResult") -> None:
 def next_commands(folder: str) -> dict[str, str]:
     """Commands that come next, by what they do."""
     train, score = command("hf_reward-train"), command("hf_reward-score")
+    own = f"--model_name_or_path {folder} --dataset_name pairs.jsonl --output_dir mine"
     hub = "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name trl-lib/ultrafeedback_binarized"
     return {
         "score a sentence": f'{score} {folder} --prompt "Say hello." --completion "Hello there."',
-        "train on your own file": f"{train} --model_name_or_path {folder} --dataset_name pairs.jsonl --output_dir mine",
+        "train on your own file": f"{train} {own}",
         "start from a Hub model": f"{train} {hub} --output_dir qwen3-reward",
     }
 

@@ -148,7 +148,7 @@ def _clean(value: Any) -> Any:
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a Hub id, `name` or `owner/name`."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported
 
     try:
         validate_repo_id(name)

@@ -38,7 +38,8 @@ def group_pairs(group_sizes: Sequence[int], device: torch.device | str = "cpu") 
         worse.append(pairs[1])
         group.append(torch.full_like(pairs[0], number))
         start += size
-    return tuple(torch.cat(indices).to(device, non_blocking=True) for indices in (better, worse, group))  # type: ignore[return-value]
+    chosen, rejected, owner = (torch.cat(indices).to(device, non_blocking=True) for indices in (better, worse, group))
+    return chosen, rejected, owner
 
 
 def mean_over_group(values: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -26,7 +26,11 @@ def args(tmp_path: Path) -> RewardConfig:
 
 def forms(chat_pairs: Dataset) -> dict[str, list[dict]]:
     text = [
-        {"prompt": r["prompt"][0]["content"], "chosen": r["chosen"][0]["content"], "rejected": r["rejected"][0]["content"]}
+        {
+            "prompt": r["prompt"][0]["content"],
+            "chosen": r["chosen"][0]["content"],
+            "rejected": r["rejected"][0]["content"],
+        }
         for r in chat_pairs
     ]
     return {
@@ -39,10 +43,16 @@ def forms(chat_pairs: Dataset) -> dict[str, list[dict]]:
 
 @pytest.mark.parametrize("form", ["explicit chat", "implicit chat", "explicit text", "implicit text"])
 def test_every_form_of_pairs_trains_and_the_spellings_agree(
-    form: str, reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
+    form: str,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    chat_pairs: Dataset,
+    args: RewardConfig,
 ) -> None:
     rows = forms(chat_pairs)
-    trainer = RewardTrainer(reward_model, args, train_dataset=Dataset.from_list(rows[form]), processing_class=tokenizer)
+    trainer = RewardTrainer(
+        reward_model, args, train_dataset=Dataset.from_list(rows[form]), processing_class=tokenizer
+    )
     twin = form.replace("implicit", "explicit")
     other = RewardTrainer(reward_model, args, train_dataset=Dataset.from_list(rows[twin]), processing_class=tokenizer)
     for side in ("chosen_input_ids", "rejected_input_ids"):
@@ -158,7 +168,10 @@ def test_what_cannot_be_trained_is_refused(
         RewardTrainer(reward_model, args, train_dataset=[{"chosen": "a"}], processing_class=tokenizer)
     with pytest.raises(DataError, match="no column `rejected`"):
         RewardTrainer(
-            reward_model, args, train_dataset=Dataset.from_list([{"chosen": "a", "x": "b"}]), processing_class=tokenizer
+            reward_model,
+            args,
+            train_dataset=Dataset.from_list([{"chosen": "a", "x": "b"}]),
+            processing_class=tokenizer,
         )
     reward_model.score.weight.requires_grad_(False)
     with pytest.raises(ConfigurationError, match="score head does not train"):
