@@ -164,8 +164,6 @@ def last_part(path: str) -> str:
 
 def source_label(name: str) -> str:
     """Name a data source by its looks alone, so that the card does not depend on the files of this machine."""
-    if name.startswith(("local file `", "local folder `")):
-        return name
     if name.endswith(DATA_SUFFIXES) or WHOLE_PATH.fullmatch(name):
         return f"local file `{last_part(name)}`"
     return name

@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "max_steps": 200,
-    "logging_steps": 5,
+    "logging_steps": 10,
     "eval_strategy": "steps",
     "eval_steps": 25,
     "bf16": False,

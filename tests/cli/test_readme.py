@@ -32,17 +32,17 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_the_quickstart_prints_what_the_readme_shows(printed: tuple[Path, str]) -> None:
-    def words(text: str) -> list[str]:
-        return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    def lines(text: str) -> list[str]:
+        # Which pairs stand at both ends may differ with the machine's arithmetic, and so do digits of rewards.
+        text = re.sub(r"Best and worst pairs.*(?=Everything lies)", "", text, flags=re.DOTALL)
+        text = re.sub(r"\S*(hf_reward-(train|score) )", r"\1", text)
+        return [" ".join(line.split()) for line in text.splitlines() if line.strip(" .")]
 
-    shown, real = words(blocks("text")[0]), words(printed[1])
-    # Rewards and the pairs at both ends may differ in their last digits from machine to machine; all else may not.
-    numbers = re.compile(r"[-+]?\d+\.\d+|^(best|worst|right|wrong)\b|\b(prompt|chosen|rejected)\b")
-    steady = [line for line in shown if not numbers.search(line)]
-    assert len(steady) > 15
+    shown, real = lines(blocks("text")[0]), lines(printed[1])
+    steady = [line for line in shown if not re.search(r"(loss|reward|deviation).* [-+]?\d", line)]
+    assert len(steady) > 30
     assert [line for line in steady if line not in real] == []
-    assert "accuracy (ties count half) 1.0000 500 of 500 pairs" in shown
-    assert "accuracy (ties count half) 1.0000 500 of 500 pairs" in real
+    assert "accuracy (ties count half) 1.0000 500 of 500 pairs" in steady
 
 
 def test_the_readmes_scoring_works(printed: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
