@@ -109,7 +109,7 @@ def test_an_edited_file_of_the_same_length_and_date_is_read_anew(tmp_path, name)
             parquet.write_table(Dataset.from_list(rows_of(20, mark)).data.table, path, compression="none")
         elif path.suffix == ".gz":
             data = "".join(json.dumps(row) + "\n" for row in rows_of(20, mark)).encode()
-            path.write_bytes(gzip.compress(data, compresslevel=0, mtime=0, mtime=0))
+            path.write_bytes(gzip.compress(data, compresslevel=0, mtime=0))
         else:
             write(path, rows_of(20, mark))
         os.utime(path, ns=(10**18, 10**18))
@@ -164,7 +164,11 @@ def test_text_and_messages_in_one_column_name_both_rows(tmp_path):
     ("name", "content", "expected"),
     [
         ("p.jsonl.gz", b'{"chosen": "a"}', "p.jsonl.gz: cannot be unpacked: Not a gzipped file"),
-        ("p.jsonl.gz", gzip.compress(b'{"chosen": "a"}' * 99, mtime=0)[:-9], "p.jsonl.gz: cannot be unpacked: Compressed file"),
+        (
+            "p.jsonl.gz",
+            gzip.compress(b'{"chosen": "a"}' * 99, mtime=0)[:-9],
+            "p.jsonl.gz: cannot be unpacked: Compressed file",
+        ),
         ("p.parquet", b"nothing", "p.parquet: not readable as Parquet"),
         ("p.csv", b"a,b", "p.csv: cannot read this kind of file here (expected .jsonl, .json, .jsonl.gz, .json.gz"),
         ("p.json", b"[]", "p.json: the file is empty"),
