@@ -124,9 +124,8 @@ def test_cross_encoder_gives_our_rewards(
 ) -> None:
     from sentence_transformers import CrossEncoder
 
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    texts = [tokenizer.apply_chat_template(c, tokenize=False) for c in conversations]
-    scores = torch.as_tensor(CrossEncoder(str(model_folder)).predict(texts))
+    # It takes conversations as they are, and renders them with the saved chat template.
+    scores = torch.as_tensor(CrossEncoder(str(model_folder)).predict(conversations))
     torch.testing.assert_close(scores.cpu(), our_rewards, rtol=0, atol=1e-5)
 
 
