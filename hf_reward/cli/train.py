@@ -62,7 +62,7 @@ def run_training(recipe: str | Path | None = None, **settings: Any) -> "RunResul
 
 
 def _run(argv: list[str]) -> "RunResult":
-    _log_to_terminal()
+    log_to_terminal()
     from hf_reward.cli.recipe import parse
     from hf_reward.training.run import run
 
@@ -73,15 +73,17 @@ def show(result: "RunResult") -> None:
     """Print what a person wants to see at the end of a run; the first process alone speaks."""
     if int(os.environ.get("RANK", "0")):
         return
-    from hf_reward.cli.show import print_dry_run, print_result
+    from hf_reward.cli.show import print_data, print_dry_run, print_result
 
-    if result.dry_run is not None:
+    if result.data_only:
+        print_data(result)
+    elif result.dry_run is not None:
         print_dry_run(result)
     else:
         print_result(result)
 
 
-def _log_to_terminal() -> None:
+def log_to_terminal() -> None:
     """Lines of ours on the terminal, from the first process alone; warnings from all."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
