@@ -88,6 +88,13 @@ def known_keys() -> list[str]:
     return [*hints(), *SEED_FIELDS]
 
 
+def takes_mappings(key: str) -> bool:
+    """Whether a key takes a list of mappings, which goes through the parser as JSON text."""
+    hint = hints().get(key)
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(get_origin(member) is list and get_origin(get_args(member)[0]) is dict for member in members)
+
+
 def default_is_true(key: str) -> bool:
     """Whether a key is a switch that is on unless it is turned off, so that `--no_<key>` is understood."""
     return key in parameters() and parameters()[key].default is True

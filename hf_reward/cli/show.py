@@ -36,6 +36,14 @@ def print_result(result: "RunResult") -> None:
         print(f"  {what}:\n    {command}")
 
 
+def print_data(result: "RunResult") -> None:
+    """What became of the data, when it was prepared and nothing else was asked for."""
+    from hf_reward.evaluation.tables import data_table, print_table
+
+    print_table(data_table(result.data_report))
+    print("The data is prepared and stored (`cache_dataset_only`); nothing was trained.")
+
+
 def next_commands(folder: str) -> dict[str, str]:
     """Commands that come next, by what they do."""
     train, score = command("hf_reward-train"), command("hf_reward-score")

@@ -1,5 +1,6 @@
 """The three places where settings stand (a YAML recipe, a command line, a Python call), read into one form."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from hf_reward.cli.schema import default_is_true, expected, kinds, known_keys
+from hf_reward.cli.schema import default_is_true, expected, kinds, known_keys, takes_mappings
 from hf_reward.config.seed_aliases import SEED_FIELDS
 from hf_reward.errors import ConfigurationError
 
@@ -210,6 +211,8 @@ def _read_entry(loader: _RecipeLoader, key: yaml.Node, node: yaml.Node) -> Setti
     if isinstance(node, yaml.SequenceNode):
         if not node.tag.endswith(":seq"):
             raise ConfigurationError(f"{place}: `{key.value}`: found the tag {node.tag!r}; expected a plain list")
+        if takes_mappings(key.value) and any(isinstance(item, yaml.MappingNode) for item in node.value):
+            return Setting(key.value, json.dumps(loader.construct_object(node, deep=True), default=str), place)
         items = [_scalar(item, place, key.value) for item in node.value]
         texts = [item for item in items if item is not None]
         if len(texts) < len(items):
@@ -248,6 +251,8 @@ def _to_text(key: str, value: Any) -> Value:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list):
+        if takes_mappings(key) and any(isinstance(item, dict) for item in value):
+            return json.dumps(value, default=str)
         texts = [_to_text(key, item) for item in value]
         if all(isinstance(text, str) for text in texts):
             return [str(text) for text in texts]

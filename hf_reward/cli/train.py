@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         with exit_code() as outcome:
             print(render_all() if "all" in argv else render_help())
         return outcome.code
-    with exit_code() as outcome, _log_on_terminal():
+    with exit_code() as outcome, log_on_terminal():
         from hf_reward.cli.recipe import parse
         from hf_reward.training.run import run
 
@@ -71,16 +71,18 @@ def _show(result: "RunResult") -> None:
     """Print what a person wants to see at the end of a run; the first process alone speaks."""
     if int(os.environ.get("RANK", "0")):
         return
-    from hf_reward.cli.show import print_dry_run, print_result
+    from hf_reward.cli.show import print_data, print_dry_run, print_result
 
-    if result.dry_run is not None:
+    if result.data_only:
+        print_data(result)
+    elif result.dry_run is not None:
         print_dry_run(result)
     else:
         print_result(result)
 
 
 @contextmanager
-def _log_on_terminal() -> Iterator[None]:
+def log_on_terminal() -> Iterator[None]:
     """Show our log lines on the terminal: all of them from the first process, warnings from the others."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

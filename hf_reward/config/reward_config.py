@@ -78,6 +78,12 @@ class RewardConfig(TrainingArguments):
             Longest sequence, in tokens. A pair with a longer side is dropped and counted. `None` keeps all.
         max_prompt_length (`int`, *optional*):
             Longest prompt, in tokens. A pair with a longer prompt is dropped and counted. `None` keeps all.
+        overlong (`str`, *optional*, defaults to `"drop"`):
+            What happens to a longer pair: `"drop"`, or `"truncate_prompt"`, which takes the oldest turns (of text, the
+            first tokens) off the prompt until the pair fits; system message and completions stay whole, and a pair
+            that cannot fit is dropped.
+        escape_special_tokens (`bool`, *optional*, defaults to `False`):
+            Whether special tokens that stand in prompts and completions are read as ordinary text.
         pad_to_multiple_of (`int` or `str`, *optional*):
             Rounds the padded length up to a multiple of this, in tokens. `"auto"` is read as `None`.
 
@@ -185,6 +191,16 @@ class RewardConfig(TrainingArguments):
         default=None,
         metadata={"help": "Longest prompt, in tokens; a pair with a longer prompt is dropped. none: no limit."},
     )
+    overlong: Literal["drop", "truncate_prompt"] = field(
+        default="drop",
+        metadata={
+            "help": "What happens to longer pairs: drop, or truncate_prompt (oldest turns go first; completions stay "
+            "whole, and what cannot fit is dropped)."
+        },
+    )
+    escape_special_tokens: bool = field(
+        default=False, metadata={"help": "Read special tokens that stand in prompts and completions as ordinary text."}
+    )
     # `str` is in the type because TRL's recipes say "auto"; after construction it is a number or None.
     pad_to_multiple_of: int | str | None = field(
         default=None, metadata={"help": "Round the padded length up to a multiple of this, in tokens."}
@@ -267,6 +283,8 @@ class RewardConfig(TrainingArguments):
         coefficient = self.center_rewards_coefficient
         if coefficient is not None and not math.isfinite(coefficient):
             raise ConfigurationError(f"`center_rewards_coefficient`: found {coefficient!r}; expected a finite number")
+        if self.overlong not in ("drop", "truncate_prompt"):
+            raise ConfigurationError(f"`overlong`: found {self.overlong!r}; expected drop or truncate_prompt")
         if self.score_head_init not in ("normal", "library"):
             raise ConfigurationError(f"`score_head_init`: found {self.score_head_init!r}; expected normal or library")
 

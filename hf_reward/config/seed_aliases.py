@@ -64,8 +64,7 @@ def _same(name: str, note: str = "") -> SeedField:
 _TARGET_COLUMNS = " ".join(
     f"{side}_{column}" for side in ("chosen", "rejected") for column in ("input_ids", "labels", "attention_mask")
 )
-_DATA_DOOR = "comes with the data door; until then the datasets library keeps prepared data in its own cache"
-_CACHE_HASH = "comes with the data door; until then give the sources themselves"
+_CACHE_HASH = "follows from the sources and all options that matter; give the sources themselves"
 _QUANTISED = "comes with the adapters"
 _OBSERVED = "follows from the batch size, the accumulation and the number of processes; the run prints it"
 
@@ -86,21 +85,18 @@ _ARGS = (
         accepts=(_TARGET_COLUMNS,),
         note="the tokenised columns are chosen_input_ids, rejected_input_ids and prompt_length",
     ),
-    SeedField("dataset_cache_mode", "planned", accepts=("local",), note=_DATA_DOOR),
-    SeedField("dataset_local_cache_dir", "planned", accepts=("local_dataset_cache",), note=_DATA_DOOR),
-    SeedField("dataset_skip_cache", "planned", accepts=("false",), note=_DATA_DOOR),
-    SeedField("dataset_config_hash", "planned", accepts=("none",), note=_CACHE_HASH),
-    SeedField("dataset_config_eval_hash", "planned", accepts=("none",), note=_CACHE_HASH),
+    SeedField(
+        "dataset_cache_mode", "fixed", accepts=("local",), note="prepared data is kept on the machine that uses it"
+    ),
+    SeedField("dataset_local_cache_dir", "alias", "dataset_cache_dir"),
+    _same("dataset_skip_cache"),
+    SeedField("dataset_config_hash", "computed", accepts=("none",), note=_CACHE_HASH),
+    SeedField("dataset_config_eval_hash", "computed", accepts=("none",), note=_CACHE_HASH),
     SeedField("max_token_length", "alias", "max_length", note="the default is 1024 tokens, there 512"),
     SeedField(
         "max_prompt_token_length", "alias", "max_prompt_length", note="the default is no limit, there 256 tokens"
     ),
-    SeedField(
-        "cache_dataset_only",
-        "planned",
-        accepts=("false",),
-        note="comes with the data door; until then `dry_run: true` prepares the data and trains nothing",
-    ),
+    _same("cache_dataset_only"),
     SeedField(
         "exp_name",
         "combined",

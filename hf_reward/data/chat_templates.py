@@ -32,8 +32,8 @@ def find_chat_template(where: str, trust_remote_code: bool = False) -> str:
         template = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code).chat_template
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"`chat_template_path` is {where!r}: neither a template shipped here ({', '.join(shipped_templates())}), nor "
-            f"a file, nor a tokenizer that could be loaded ({str(error).splitlines()[0]})."
+            f"`chat_template_path` is {where!r}: neither a template shipped here ({', '.join(shipped_templates())}), "
+            f"nor a file, nor a tokenizer that could be loaded ({str(error).splitlines()[0]})."
         ) from error
     if template is None:
         raise ConfigurationError(f"`chat_template_path` is {where!r}: this tokenizer has no chat template.")
@@ -62,40 +62,50 @@ def close_with_one_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
     Make conversations end with a closing token, since the reward is read at the last token; say what was changed.
 
     A template that writes whitespace after its end-of-turn token loses it, a template that closes the last turn with
-    no special token gets EOS. The change goes into `tokenizer.chat_template`, so that whoever loads the saved tokenizer
-    renders the very ids of training. Prompts (`add_generation_prompt=True`) stay as they are.
+    no special token gets EOS. The change goes into `tokenizer.chat_template` (into each, where there are several), so
+    that whoever loads the saved tokenizer renders the very ids of training. Prompts (`add_generation_prompt=True`)
+    stay as they are.
 
     Returns:
         `str` or `None`: what was changed, in one sentence.
     """
-    rendered = render(tokenizer, _PROBE)
+    if not isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template, change = _close(tokenizer, str(tokenizer.chat_template))
+        return change
+    closed = {name: _close(tokenizer, template) for name, template in tokenizer.chat_template.items()}
+    tokenizer.chat_template = {name: template for name, (template, _) in closed.items()}
+    return next((change for _, change in closed.values() if change), None)
+
+
+def _close(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str | None]:
+    rendered = render(tokenizer, _PROBE, template)
     closed = rendered.rstrip()
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     if closed.endswith(tuple(special)):
         ending = rendered[len(closed) :]
         if not ending:
-            return None
+            return template, None
         expression = f"hf_reward_text[:-{len(ending)}] if hf_reward_text.endswith({ending!r}) else hf_reward_text"
         change = f"{ending!r} after the end-of-turn token is dropped"
     elif tokenizer.eos_token is not None:
         expression = "hf_reward_text + eos_token"
         change = f"{tokenizer.eos_token} is added, which the template did not write"
     else:
-        return None
-    tokenizer.chat_template = (
+        return template, None
+    repaired = (
         "{% set hf_reward_text %}"
-        + str(tokenizer.chat_template)
+        + template
         + "{% endset %}{{- hf_reward_text if add_generation_prompt else ("
         + expression
         + ") }}"
     )
-    if not render(tokenizer, _PROBE).startswith(closed):
+    if not render(tokenizer, _PROBE, repaired).startswith(closed):
         raise ConfigurationError(
             "The chat template cannot be closed with one token; give one by `chat_template_path`."
         )
-    return f"chat template: {change}, at the end of a conversation"
+    return repaired, f"chat template: {change}, at the end of a conversation"
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
-    """The text that the tokenizer's chat template makes of a conversation."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], template: str | None = None) -> str:
+    """The text that the tokenizer's chat template, or another one, makes of a conversation."""
+    return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))

@@ -34,10 +34,12 @@ class PreferenceCollator:
         - `group_tokens` (`torch.long`, real tokens of each group): (G,)
         - `weight` (`torch.float32`, 1 where the data has none): (G,)
         - `margin` (`torch.float32`, in reward units, only if the pairs carry one): (G,)
+        - `chosen_probability` (`torch.float32`), `tie` (`torch.bool`), only if the pairs carry them: (G,)
+        - `scores` (`torch.float32`, in the order of `reward_positions`, only if the groups carry them): (S,)
 
     Raises:
         `DataError`: There is no row, a sequence has no token, a group has fewer than two completions, or only some
-        rows carry `margin`.
+        rows carry one of the optional columns.
 
     Examples:
 
@@ -58,6 +60,7 @@ class PreferenceCollator:
     pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Make one batch of tokenised rows."""
         if not rows:
             raise DataError("PreferenceCollator received no rows; the batch size must be at least 1.")
         groups = [_completions(row, number) for number, row in enumerate(rows)]
@@ -79,12 +82,7 @@ class PreferenceCollator:
             "group_tokens": torch.tensor([sum(map(len, group)) for group in groups]),
             "weight": torch.tensor([_number(row, "weight", 1.0) for row in rows], dtype=torch.float32),
         }
-        with_margin = sum(row.get("margin") is not None for row in rows)
-        if with_margin not in (0, len(rows)):
-            raise DataError(f"{with_margin} of {len(rows)} rows carry `margin`; give it to all rows or to none.")
-        if with_margin:
-            batch["margin"] = torch.tensor([float(row["margin"]) for row in rows], dtype=torch.float32)
-        return batch
+        return batch | _optional(rows, [len(group) for group in groups])
 
     def _pad(self, sequences: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
         lengths = torch.tensor([len(sequence) for sequence in sequences])
@@ -113,6 +111,30 @@ def _completions(row: Mapping[str, Any], number: int) -> list[Sequence[int]]:
     if any(len(sequence) == 0 for sequence in group):
         raise DataError(f"Row {number} of the batch has a completion with no tokens.")
     return group
+
+
+def _optional(rows: Sequence[Mapping[str, Any]], group_sizes: list[int]) -> dict[str, Tensor]:
+    """The optional columns as tensors; a column that some rows carry must be carried by all."""
+    found = {}
+    for name, dtype in (("margin", torch.float32), ("chosen_probability", torch.float32), ("tie", torch.bool)):
+        if _carried(rows, name):
+            found[name] = torch.tensor([row[name] for row in rows], dtype=dtype)
+    if _carried(rows, "scores"):
+        for number, (row, size) in enumerate(zip(rows, group_sizes, strict=True)):
+            if len(row["scores"]) != size:
+                raise DataError(
+                    f"Row {number} of the batch has {len(row['scores'])} `scores` for {size} completions; give one "
+                    "each."
+                )
+        found["scores"] = torch.tensor([score for row in rows for score in row["scores"]], dtype=torch.float32)
+    return found
+
+
+def _carried(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    count = sum(row.get(name) is not None for row in rows)
+    if count not in (0, len(rows)):
+        raise DataError(f"{count} of {len(rows)} rows carry `{name}`; give it to all rows or to none.")
+    return count > 0
 
 
 def _number(row: Mapping[str, Any], name: str, default: float) -> float:

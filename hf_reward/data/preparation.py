@@ -1,100 +1,228 @@
-"""The data of a run: sources loaded, tokenised, dropped rows counted, splits joined, overlap of prompts refused."""
+"""The data of a run: sources tokenised and joined, filters, evaluation rows set apart, overlap of prompts refused."""
 
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from hf_reward.data.accounts import SplitRows
+from hf_reward.data.cache import build_once, cache_key
+from hf_reward.data.columns import EXTRA_TYPES, NEUTRAL
+from hf_reward.data.filters import Filters
 from hf_reward.data.loading import Source
-from hf_reward.data.report import SourceCount, refuse_empty, split_off_dropped, split_report
-from hf_reward.data.tokenization import LengthLimits, tokenize_dataset
+from hf_reward.data.mixing import split_by_prompt
+from hf_reward.data.report import check_dropped, split_report
+from hf_reward.data.tokenization import RowRules, keep_usable, tokenize_dataset
 from hf_reward.errors import DataError
 
 
+logger = logging.getLogger(__name__)
+
+
 def prepare_split(
-    sources: list[Source],
+    sources: Sequence[Source],
     tokenizer: PreTrainedTokenizerBase,
     split: str,
-    limits: LengthLimits,
+    rules: RowRules,
+    filters: Filters,
     num_proc: int | None = None,
-) -> tuple[Dataset, dict[str, SourceCount]]:
+    cache_dir: Path | None = None,
+) -> SplitRows:
     """
-    Tokenise the sources of one split and join them, in order.
-
-    Returns:
-        The joined dataset of usable rows, and the counts by source name.
-
-    Raises:
-        `DataError`: No row is left, or some sources carry `margin` or `weight` and others do not.
-    """
-    parts, counts, shortest = [], {}, 0
-    for source in sources:
-        tokenized = tokenize_dataset(source.dataset, tokenizer, source.name, limits, num_proc)
-        kept, count = split_off_dropped(tokenized)
-        if not len(kept):
-            lengths = np.asarray(tokenized["length"][:])
-            shortest = int(lengths.min()) if len(lengths) else 0
-        name = source.name
-        while name in counts:  # the same source twice, say with two amounts
-            name += "'"
-        parts.append(kept)
-        counts[name] = count
-    columns = {frozenset(part.column_names) for part in parts}
-    if len(columns) > 1:
-        differing = sorted(frozenset.union(*columns) - frozenset.intersection(*columns))
-        raise DataError(
-            f"{split}: the column(s) {', '.join(differing)} stand in some sources and not in others. "
-            "Give them to all, or remove them from all."
-        )
-    dataset = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    refuse_empty(dataset, counts, split, shortest, limits.max_length)
-    return dataset, counts
-
-
-def resolve_overlap(
-    train: Dataset, evaluation: Dataset, policy: str, counts: dict[str, SourceCount]
-) -> tuple[Dataset, int]:
-    """
-    Look for prompts that stand in both splits, and refuse them, drop the training rows, or allow them.
+    Tokenise the sources of one split, join them in order, and filter them.
 
     Args:
-        train, evaluation (`Dataset`): Tokenised splits.
-        policy (`"error"`, `"drop"` or `"allow"`): What to do.
-        counts (`dict[str, SourceCount]`): Training counts; dropped rows are added to the last source.
+        sources (`Sequence[Source]`): What `hf_reward.data.loading` gave.
+        tokenizer (`PreTrainedTokenizerBase`): A tokenizer that went through `prepare_tokenizer`.
+        split (`str`): Name of the split, for messages.
+        rules (`RowRules`), filters (`Filters`): What is asked of rows, and of the split.
+        num_proc (`int`, *optional*): Worker processes.
+        cache_dir (`Path`, *optional*): Where tokenised sources are stored; without it nothing is stored.
 
     Returns:
-        The training rows to use, and the number of training rows whose prompt stands in the evaluation split.
+        `SplitRows`: All rows, and what became of each.
+
+    Raises:
+        `DataError`: A row is not a preference pair, or no row is left.
+    """
+    rules = replace(rules, as_groups=any(source.reader.keeps_groups for source in sources))
+    parts = [_tokenize(source, tokenizer, rules, num_proc, cache_dir) for source in sources]
+    parts, filled = _same_columns(parts)
+    rows = SplitRows.join(parts, _distinct([source.name for source in sources]))
+    rows.extra_notes += filled
+    for reason, found in filters.reasons(rows.number, rows.source, rows.kept).items():
+        dropped = rows.drop(found, reason)
+        if dropped and reason == "contradictory":
+            logger.warning("%s: %d pairs stand in both orders; all of them are dropped", split, dropped)
+    check_dropped(rows, split, rules.limits.max_length)
+    return rows
+
+
+def prepare_stream(
+    sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase, rules: RowRules, filters: Filters
+) -> IterableDataset:
+    """
+    Tokenise streams, one after another, while they are read; rows are filtered one by one and not counted.
+
+    Filters of whole splits would need all rows at hand, and are off; that is said.
+    """
+    if filters != Filters(drop_contradictory=False, drop_duplicates=False):
+        logger.info("a stream is filtered row by row: contradictory and repeated pairs are not looked for")
+    rules = replace(rules, as_groups=any(source.reader.keeps_groups for source in sources))
+    parts = [
+        keep_usable(tokenize_dataset(source.dataset, source.reader, tokenizer, source.name, rules))
+        for source in sources
+    ]
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def guard_stream(
+    stream: IterableDataset, evaluations: Mapping[str, SplitRows | IterableDataset], policy: str
+) -> IterableDataset:
+    """
+    Watch a training stream for prompts of the evaluation data: leave them out, or stop at the first one.
+
+    Args:
+        stream (`IterableDataset`): Tokenised rows.
+        evaluations (`Mapping`): Evaluation sets by name; those that are streams are read once for their prompts.
+        policy (`"error"`, `"drop"` or `"allow"`): What to do.
+    """
+    if policy == "allow" or not evaluations:
+        return stream
+    held_out: set[int] = set()
+    for rows in evaluations.values():
+        keys = rows.of_kept("prompt_key").tolist() if isinstance(rows, SplitRows) else _keys(rows)
+        held_out.update(keys)
+
+    def trains(prompt_key: int) -> bool:
+        if prompt_key in held_out and policy == "error":
+            raise DataError(
+                "The training stream has a prompt that stands in the evaluation data too. Separate the splits, or say "
+                "`eval_overlap: drop` (the training rows go) or `eval_overlap: allow`."
+            )
+        return prompt_key not in held_out
+
+    return stream.filter(trains, input_columns="prompt_key")
+
+
+def _keys(stream: IterableDataset) -> Iterator[int]:
+    return (row["prompt_key"] for row in stream.select_columns("prompt_key"))
+
+
+def set_evaluation_apart(train: SplitRows, size: float, seed: int) -> SplitRows:
+    """Take rows for evaluation out of the training rows, so that all rows with one prompt are on one side."""
+    chosen = np.zeros(len(train.reason), dtype=bool)
+    chosen[train.kept] = split_by_prompt(train.of_kept("prompt_key"), size, seed)
+    evaluation = train.set_apart(chosen)
+    train.extra_notes["set_apart_for_evaluation"] = int(evaluation.member.sum())
+    return evaluation
+
+
+def resolve_overlap(train: SplitRows, evaluations: Mapping[str, SplitRows], policy: str) -> dict[str, int]:
+    """
+    Look for prompts that stand in training and in evaluation, and refuse them, drop the training rows, or allow them.
+
+    Args:
+        train (`SplitRows`), evaluations (`Mapping[str, SplitRows]`): The splits; evaluation sets by name.
+        policy (`"error"`, `"drop"` or `"allow"`): What to do.
+
+    Returns:
+        `dict[str, int]`: For every evaluation set the number of training rows whose prompt stands in it.
 
     Raises:
         `DataError`: There is an overlap and the policy is `"error"`, or nothing is left after dropping.
     """
-    keys = np.asarray(train.with_format("numpy")["prompt_key"][:])
-    shared = np.isin(keys, np.unique(np.asarray(evaluation.with_format("numpy")["prompt_key"][:])))
-    overlap = int(shared.sum())
-    if overlap and policy == "error":
+    keys = train.of_kept("prompt_key")
+    shared = {name: np.isin(keys, rows.of_kept("prompt_key")) for name, rows in evaluations.items()}
+    overlap = {name: int(found.sum()) for name, found in shared.items()}
+    if any(overlap.values()) and policy == "error":
+        sets = ", ".join(f"{name}: {count}" for name, count in overlap.items() if count)
         raise DataError(
-            f"{overlap} of {len(train)} training rows have a prompt that stands in the evaluation data too, so the "
-            "evaluation would be of rows that were trained on. Separate the splits, or say `eval_overlap: drop` (the "
-            "training rows go) or `eval_overlap: allow`."
+            f"{int(np.any(list(shared.values()), axis=0).sum())} of {len(keys)} training rows have a prompt that "
+            f"stands in the evaluation data too ({sets}), so the evaluation would be of rows that were trained on. "
+            "Separate the splits, or say `eval_overlap: drop` (the training rows go) or `eval_overlap: allow`."
         )
-    if overlap and policy == "drop":
-        next(reversed(counts.values())).dropped["prompt_in_evaluation"] += overlap
-        train = train.select(np.flatnonzero(~shared))
-        refuse_empty(train, counts, "train", int(keys.size), None)
-    return train, overlap
+    if any(overlap.values()) and policy == "drop":
+        found = np.zeros(len(train.reason), dtype=bool)
+        found[train.kept] = np.any(list(shared.values()), axis=0)
+        train.drop(found, "prompt_in_evaluation")
+        check_dropped(train, "train", None)
+    return overlap
 
 
 def data_report(
-    train: Dataset,
-    train_counts: dict[str, SourceCount],
-    evaluation: Dataset | None,
-    eval_counts: dict[str, SourceCount],
-    overlap: int,
+    train: SplitRows | None,
+    evaluations: Mapping[str, SplitRows],
+    overlap: Mapping[str, int],
     max_length: int | None,
 ) -> dict[str, Any]:
-    """What `data_report.json` holds: each split described, and the number of overlapping prompts."""
-    report: dict[str, Any] = {"train": split_report(train, train_counts, max_length)}
-    if evaluation is not None:
-        report["eval"] = split_report(evaluation, eval_counts, max_length)
-    return report | {"overlapping_prompts": overlap}
+    """
+    What `data_report.json` holds: every split described, and the number of overlapping prompts.
+
+    The one evaluation set without a name is `eval`, others are `eval_` and their name. Streams are not in it.
+    """
+    report: dict[str, Any] = {} if train is None else {"train": split_report(train, max_length)}
+    for name, rows in evaluations.items():
+        report[report_key(name)] = split_report(rows, max_length) | {"overlapping_prompts": overlap.get(name, 0)}
+    return report | {"overlapping_prompts": sum(overlap.values())}
+
+
+def report_key(name: str) -> str:
+    """
+    The key of an evaluation set in the report.
+
+    Examples:
+
+    >>> report_key("eval"), report_key("helpful")
+    ('eval', 'eval_helpful')
+    """
+    return name if name == "eval" else f"eval_{name}"
+
+
+def _tokenize(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    rules: RowRules,
+    num_proc: int | None,
+    cache_dir: Path | None,
+) -> Dataset:
+    def build(file: Path | None = None, fingerprint: str | None = None) -> Dataset:
+        return tokenize_dataset(
+            source.dataset, source.reader, tokenizer, source.name, rules, num_proc, file, fingerprint
+        )
+
+    if cache_dir is None:
+        return build()
+    key = cache_key(source.dataset, source.reader, tokenizer, rules)
+    return build_once(cache_dir, key, source.name, lambda file: build(file, key))
+
+
+def _same_columns(parts: list[Dataset]) -> tuple[list[Dataset], Counter[str]]:
+    """Give every part the optional columns that some have, with values that change nothing; count the rows filled."""
+    filled: Counter[str] = Counter()
+    columns = [name for name in EXTRA_TYPES if any(name in part.column_names for part in parts)]
+    whole = []
+    for part in parts:
+        for name in columns:
+            if name not in part.column_names:
+                values = [NEUTRAL[name]] * len(part)
+                part = part.add_column(name, values, feature=EXTRA_TYPES[name])
+                filled[f"{name}_filled_in"] += len(part)
+        whole.append(part.select_columns([*(c for c in part.column_names if c not in columns), *columns]))
+    return whole, filled
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names with a mark where the same source stands twice, say with two amounts."""
+    distinct: list[str] = []
+    for name in names:
+        while name in distinct:
+            name += "'"
+        distinct.append(name)
+    return distinct

@@ -1,95 +1,87 @@
-"""The account of the data: rows in and out by source and reason, token lengths, and what a trivial judge would score."""
+"""The account of the data: rows in and out by source and reason, token lengths, what a trivial judge would score."""
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-from datasets import Dataset
 
+from hf_reward.data.accounts import SourceCount, SplitRows
 from hf_reward.errors import DataError
 
 
-@dataclass
-class SourceCount:
-    """Rows of one source: how many came in, how many are kept, how many were dropped and why."""
+logger = logging.getLogger(__name__)
 
-    rows: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def kept(self) -> int:
-        """Rows in minus rows dropped."""
-        return self.rows - sum(self.dropped.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, as in `data_report.json`."""
-        return {"rows": self.rows, "kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
+# From this share of dropped rows on, a run says so before it starts.
+MANY_DROPPED = 0.5
 
 
-def split_off_dropped(dataset: Dataset) -> tuple[Dataset, SourceCount]:
-    """Take the rows that have a drop reason out of a tokenised dataset, and count them."""
-    reasons = np.asarray(dataset.with_format("numpy")["drop_reason"][:], dtype=str)
-    count = SourceCount(len(reasons), Counter(reasons[reasons != ""].tolist()))
-    kept = dataset if not count.dropped else dataset.select(np.flatnonzero(reasons == ""))
-    return kept.remove_columns("drop_reason"), count
-
-
-def refuse_empty(
-    dataset: Dataset, sources: Mapping[str, SourceCount], split: str, longest: int, limit: int | None
-) -> None:
+def check_dropped(rows: SplitRows, split: str, max_length: int | None) -> None:
     """
-    Refuse to go on with no row.
+    Say how many rows were dropped, loudly if it is most of them, and refuse to go on with none.
 
     Raises:
         `DataError`: Every row was dropped; the message says for which reasons, and the lengths that were met.
     """
-    if len(dataset):
+    total = _total(rows)
+    if not total.dropped and total.kept:
         return
-    dropped = sum((source.dropped for source in sources.values()), Counter[str]())
-    rows = sum(source.rows for source in sources.values())
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "there was none"
-    raise DataError(
-        f"{split}: 0 of {rows} pairs are left ({reasons}; shortest pair {longest} tokens, max_length {limit}). "
-        "Raise `max_length`, or look at the data."
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in total.dropped.most_common()) or "there was none"
+    lengths = rows.number("length")[rows.member]
+    met = lengths[lengths > 0]
+    shortest = int(met.min()) if len(met) else 0
+    if not total.kept:
+        raise DataError(
+            f"{split}: 0 of {total.rows} pairs are left ({reasons}; shortest pair {shortest} tokens, max_length "
+            f"{max_length}). Raise `max_length`, or look at the data."
+        )
+    many = total.rows - total.kept > MANY_DROPPED * total.rows
+    logger.warning(
+        "%s: %s%d of %d pairs dropped (%s); lengths p50 %d, p95 %d, longest %d tokens, max_length %s",
+        split,
+        "more than half, " if many else "",
+        total.rows - total.kept,
+        total.rows,
+        reasons,
+        *(int(np.percentile(met, q, method="inverted_cdf")) if len(met) else 0 for q in (50, 95, 100)),
+        max_length,
     )
 
 
-def split_report(dataset: Dataset, sources: Mapping[str, SourceCount], max_length: int | None) -> dict[str, Any]:
+def split_report(rows: SplitRows, max_length: int | None) -> dict[str, Any]:
     """
     Describe one split after tokenisation.
 
     Returns:
-        `dict`: `rows`, `kept`, `dropped`, the same by source under `sources`, `tokens` (mean and quantiles of prompt,
-        chosen and rejected completion), `shared_prompt_tokens` (share of all tokens that computing each prompt once
-        would save), `longer_is_chosen` (accuracy of preferring the longer completion, ties half), `max_length`.
+        `dict`: `rows`, `kept`, `dropped`, the same by source under `sources`, `notes` (rows that are worth a word, by
+        note), `tokens` (mean and quantiles of the prompt and of the chosen and the rejected completion; of a group the
+        best and the worst one), `shared_prompt_tokens` (share of all tokens that computing each prompt once would
+        save), `shared_prefix_tokens` (the same for the longest common prefix), `longer_is_chosen` (accuracy of
+        preferring the longer completion, ties half), `max_length`.
     """
-    table = dataset.with_format("arrow")
-    prompt = np.asarray(table["prompt_length"][:]).astype(np.int64)
-    sides = {
-        side: np.asarray(pc.list_value_length(_column(dataset, f"{side}_input_ids"))).astype(np.int64)
-        for side in ("chosen", "rejected")
+    prompt = rows.of_kept("prompt_length")
+    parts = {
+        "prompt": prompt,
+        "chosen": rows.of_kept("chosen_length") - prompt,
+        "rejected": rows.of_kept("rejected_length") - prompt,
     }
-    completions = {side: lengths - prompt for side, lengths in sides.items()}
-    total = SourceCount(
-        sum(source.rows for source in sources.values()),
-        sum((source.dropped for source in sources.values()), Counter[str]()),
-    )
-    longer = np.sign(completions["chosen"] - completions["rejected"])
+    tokens, spared = int(rows.of_kept("group_tokens").sum()), rows.of_kept("group_size") - 1
+    longer = np.sign(parts["chosen"] - parts["rejected"])
+    shares = {"shared_prompt_tokens": prompt, "shared_prefix_tokens": rows.of_kept("shared_prefix_length")}
     return {
-        **total.as_dict(),
-        "sources": {name: source.as_dict() for name, source in sources.items()},
-        "tokens": {name: _quantiles(values) for name, values in {"prompt": prompt, **completions}.items()},
-        "shared_prompt_tokens": round(float(prompt.sum() / (sides["chosen"].sum() + sides["rejected"].sum())), 4),
+        **_total(rows).as_dict(),
+        "sources": {name: count.as_dict() for name, count in rows.counts().items()},
+        "notes": rows.notes(),
+        "tokens": {name: _quantiles(values) for name, values in parts.items()},
+        **{name: round(float((length * spared).sum() / tokens), 4) for name, length in shares.items()},
         "longer_is_chosen": round(float((longer + 1).mean() / 2), 4),
         "max_length": max_length,
     }
 
 
-def _column(dataset: Dataset, name: str) -> Any:
-    return dataset.with_format("arrow").select_columns(name)[:][name]
+def _total(rows: SplitRows) -> SourceCount:
+    counts = rows.counts().values()
+    return SourceCount(sum(count.rows for count in counts), sum((count.dropped for count in counts), Counter[str]()))
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

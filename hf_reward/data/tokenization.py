@@ -1,102 +1,117 @@
-"""From a preference row to token ids: chat template or plain text, one closing token, the length policy, the drops."""
+"""From raw preference rows to tokenised ones: every row that comes in goes out with its ids or with a drop reason."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha1
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets import Dataset, Features, IterableDataset, Sequence, Value
-from jinja2 import TemplateError
+from datasets import Dataset, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_reward.data.formats import (
-    PreferenceRow,
-    TokenRow,
-    check_columns,
-    has_token_ids,
-    parse_row,
-    parse_token_row,
-    prompt_key,
-)
-from hf_reward.errors import ConfigurationError, DataError
+from hf_reward.data.columns import ACCOUNTING_COLUMNS, NEUTRAL, NOTES, PREPARED_COLUMNS, make_features
+from hf_reward.data.encoding import EncodedRow, RowEncoder
+from hf_reward.data.formats import PreferenceRow, TokenRow
+from hf_reward.data.lengths import LengthLimits, shorter_prompts
+from hf_reward.data.prompts import find_prompt_end, is_empty, key_of_prompt, shared_prefix, two_are_equal
+from hf_reward.data.reading import Dropped, RowReader
+from hf_reward.errors import DataError
 
+
+logger = logging.getLogger(__name__)
 
 D = TypeVar("D", Dataset, IterableDataset)
+Entry = PreferenceRow | TokenRow | Dropped
 
-PREPARED_COLUMNS = ("chosen_input_ids", "rejected_input_ids", "prompt_length", "length", "prompt_key")
+# Raise it when the same rows and settings give other columns than before: it is part of the key of the cache.
+TOKENIZATION_VERSION = 1
+
+_BAD_ROWS_SAID = 3
 
 
 @dataclass(frozen=True)
-class LengthLimits:
+class RowRules:
     """
-    Longest sequences that are kept, in tokens, both inclusive; `None` is no limit. Longer pairs are dropped whole.
+    What is asked of a single row.
 
     Attributes:
-        max_length (`int`, *optional*): Prompt and completion together, for either side.
-        max_prompt_length (`int`, *optional*): The prompt alone.
+        limits (`LengthLimits`): The length policy.
+        escape_special_tokens (`bool`): Special tokens in the content become ordinary text.
+        drop_identical (`bool`): Rows with two equal completions are dropped.
+        drop_empty (`bool`): Rows with an empty completion are dropped.
+        as_groups (`bool`): Pairs are written as groups of two, since another source of the split has larger groups.
     """
 
-    max_length: int | None = None
-    max_prompt_length: int | None = None
+    limits: LengthLimits = field(default_factory=LengthLimits)
+    escape_special_tokens: bool = False
+    drop_identical: bool = True
+    drop_empty: bool = True
+    as_groups: bool = False
 
 
 def is_prepared(columns: list[str] | None) -> bool:
-    """Whether a dataset with these columns went through `tokenize_dataset` already."""
+    """Whether a dataset with these columns went through tokenisation here already."""
     return columns is not None and set(PREPARED_COLUMNS) <= set(columns)
 
 
 def tokenize_dataset(
     dataset: D,
+    reader: RowReader,
     tokenizer: PreTrainedTokenizerBase,
     name: str,
-    limits: LengthLimits,
+    rules: RowRules,
     num_proc: int | None = None,
+    file: Path | None = None,
+    fingerprint: str | None = None,
 ) -> D:
     """
-    Tokenise every row of a preference dataset; rows that cannot be used keep their place and say why.
+    Tokenise every row of a preference dataset; rows that cannot be used say why.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`):
-            Raw rows in one of the formats of `hf_reward.data.formats`, or pretokenised ones.
-        tokenizer (`PreTrainedTokenizerBase`):
-            A tokenizer that went through `prepare_tokenizer`.
-        name (`str`):
-            Name of the source, for messages.
-        limits (`LengthLimits`):
-            The length policy.
-        num_proc (`int`, *optional*):
-            Worker processes.
+        dataset (`Dataset` or `IterableDataset`): Raw rows.
+        reader (`RowReader`): Reads them; see `hf_reward.data.reading`.
+        tokenizer (`PreTrainedTokenizerBase`): A tokenizer that went through `prepare_tokenizer`.
+        name (`str`): Name of the source, for messages.
+        rules (`RowRules`): Length policy and filters of single rows.
+        num_proc (`int`, *optional*): Worker processes.
+        file (`Path`, *optional*): Where the rows are written; defaults to the place that the library chooses.
+        fingerprint (`str`, *optional*): Fingerprint of the result.
 
     Returns:
-        The dataset with the columns `chosen_input_ids`, `rejected_input_ids`, `prompt_length` (tokens),
-        `length` (tokens of the longer side), `prompt_key` (equal for equal prompts), `drop_reason` (empty for rows to
-        keep), and `margin` and `weight` where the source has them.
+        The dataset with `chosen_input_ids` and `rejected_input_ids` (for ranked groups `completion_input_ids`),
+        `prompt_length` (tokens), `length` (tokens of the longest side), `prompt_key` (equal for equal prompts),
+        `drop_reason` (empty for rows to keep), what filters and report need, and `margin`, `weight`,
+        `chosen_probability`, `tie` and `scores` where the source has them.
 
     Raises:
-        `DataError`: A row is not a preference pair; the message names the source and the row.
+        `DataError`: There is no row, or one that is not a preference pair; the message names the source and the row.
     """
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise DataError(f"{name}: there are no rows (expected preference pairs). Give a set that is not empty.")
     columns = list(dataset.column_names or next(iter(dataset)))
-    check_columns(columns, name)
-    extra = [column for column in ("margin", "weight") if column in columns]
-    tokenize = RowTokenizer(tokenizer, name, limits, tuple(extra))
-    if isinstance(dataset, Dataset):
-        return dataset.map(
-            tokenize,
-            batched=True,
-            with_indices=True,
-            remove_columns=columns,
-            features=_features(extra),
-            num_proc=num_proc if num_proc and num_proc > 1 else None,
-            # The library's own cache does not see what a tokenizer holds; nothing stale may come out of it.
-            load_from_cache_file=False,
-            desc=f"Tokenizing {name}",
-        )
-    return dataset.map(tokenize, batched=True, with_indices=True, remove_columns=columns, features=_features(extra))
+    tokenize = RowTokenizer(tokenizer, name, reader, rules)
+    options: dict[str, Any] = {"remove_columns": columns, "features": tokenize.features}
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(tokenize, batched=True, with_indices=True, **options)
+    return dataset.map(
+        tokenize,
+        batched=True,
+        with_indices=True,
+        num_proc=num_proc if num_proc and num_proc > 1 else None,
+        # The library's own cache does not see what a tokenizer holds; nothing stale may come out of it.
+        load_from_cache_file=False,
+        cache_file_name=None if file is None else str(file),
+        new_fingerprint=fingerprint,
+        desc=f"Tokenizing {name}",
+        **options,
+    )
 
 
 def keep_usable(dataset: IterableDataset) -> IterableDataset:
     """Leave out the rows of a tokenised stream that have a drop reason."""
-    return dataset.filter(lambda reason: reason == "", input_columns="drop_reason").remove_columns("drop_reason")
+    kept = dataset.filter(lambda reason: reason == "", input_columns="drop_reason")
+    return kept.remove_columns(list(ACCOUNTING_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -105,163 +120,148 @@ class RowTokenizer:
 
     tokenizer: PreTrainedTokenizerBase
     name: str
-    limits: LengthLimits
-    extra: tuple[str, ...] = ()
+    reader: RowReader
+    rules: RowRules = field(default_factory=RowRules)
+    _said: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    @cached_property
+    def features(self) -> Features:
+        """Columns and types of the rows that come out."""
+        return make_features(self.reader.keeps_groups or self.rules.as_groups, self.reader.extra_columns)
+
+    @cached_property
+    def _encode(self) -> RowEncoder:
+        return RowEncoder(self.tokenizer, self.name, self.rules.escape_special_tokens)
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        numbers = batch.get("source_row") or [index + 1 for index in indices]
-        places = [f"{self.name}, row {number}" for number in numbers]
-        rows = [{column: values[i] for column, values in batch.items()} for i in range(len(indices))]
-        if has_token_ids(list(batch)) is not None:
-            parsed: list[TokenRow] | list[PreferenceRow] = [parse_token_row(row, at) for row, at in zip(rows, places)]
-            pairs = [_pair_of_ids(row) for row in parsed]
-        else:
-            parsed = [parse_row(row, place) for row, place in zip(rows, places)]
-            pairs = self._encode(parsed, places)
-        for pair, row in zip(pairs, parsed, strict=True):
-            pair |= {column: getattr(row, column) for column in self.extra}
-            pair["drop_reason"] = pair.get("drop_reason") or self._drop_reason(pair)
-            pair["length"] = max(len(pair["chosen_input_ids"]), len(pair["rejected_input_ids"]))
-        return {column: [pair[column] for pair in pairs] for column in _features(self.extra)}
+        """One batch of raw rows, by column, and their numbers in the dataset, which name rows without `source_row`."""
+        entries: list[Entry] = []
+        numbers: list[int] = []
+        for position, index in enumerate(indices):
+            row = {column: values[position] for column, values in batch.items()}
+            number = row.get("source_row") or index + 1
+            found = self.reader(row, self._place(number))
+            entries += found
+            numbers += [number] * len(found)
+        places = [self._place(number) for number in numbers]
+        rows = [
+            self._row(entry, ids, place) | {"source_row": number}
+            for entry, ids, place, number in zip(entries, self._ids(entries, places), places, numbers, strict=True)
+        ]
+        return {column: [row[column] for row in rows] for column in self.features}
 
-    def _encode(self, rows: list[PreferenceRow], places: list[str]) -> list[dict[str, Any]]:
-        texts = [text for row, place in zip(rows, places, strict=True) for text in self._texts(row, place)]
-        ids = iter(self._ids(texts))
-        pairs = []
-        for row in rows:
-            prompt, chosen, rejected = next(ids), next(ids), next(ids)
-            shared = _common_prefix(chosen, rejected)
-            # The prompt ends where its own rendering ends, as far as both sides agree with it, token by token.
-            length = shared if row.prompt is None else min(shared, _common_prefix(prompt, chosen))
-            key = prompt_key(row)
-            pairs.append(
-                {
-                    "chosen_input_ids": chosen,
-                    "rejected_input_ids": rejected,
-                    "prompt_length": length,
-                    "prompt_key": _hash(repr(chosen[:shared]) if key is None else key),
-                    "drop_reason": _empty_or_identical(row),
-                }
-            )
-        return pairs
+    def _place(self, number: int) -> str:
+        return f"{self.name}, row {number}"
 
-    def _texts(self, row: PreferenceRow, place: str) -> list[tuple[str, bool]]:
-        """Prompt, chosen and rejected as text, each with whether the tokenizer adds its special tokens."""
-        if isinstance(row.completions[0], str):
-            prompt = row.prompt or ""
-            return [(prompt, True), *((f"{prompt}{completion}", True) for completion in row.completions)]
-        if self.tokenizer.chat_template is None:
-            raise ConfigurationError(
-                f"{self.name} holds chat messages, but the tokenizer has no chat template. Give one by "
-                "`chat_template_path`: a Jinja file, another tokenizer, or one of the names shipped (plain, chatml, tulu)."
-            )
-        options: dict[str, Any] = {"tools": row.tools, **row.chat_template_kwargs, "tokenize": False}
-        prompt_messages: list[Any] = list(row.prompt or [])
-        try:
-            prompt = (
-                str(self.tokenizer.apply_chat_template(prompt_messages, add_generation_prompt=True, **options))
-                if prompt_messages
-                else ""
-            )
-            sides = [
-                str(self.tokenizer.apply_chat_template(prompt_messages + list(side), **options))
-                for side in row.completions
-            ]
-        except (TemplateError, TypeError, KeyError) as error:
+    def _ids(self, entries: list[Entry], places: list[str]) -> list[EncodedRow | DataError | None]:
+        """Token ids of every entry; `None` for those that have been dropped already."""
+        texts = [number for number, entry in enumerate(entries) if isinstance(entry, PreferenceRow)]
+        rows = [entry for entry in entries if isinstance(entry, PreferenceRow)]
+        encoded: dict[int, EncodedRow | DataError] = {}
+        if rows:
+            encoded |= zip(texts, self._encode(rows, [places[number] for number in texts]), strict=True)
+        for number, entry in enumerate(entries):
+            if isinstance(entry, TokenRow):
+                self._check_vocabulary(entry, places[number])
+                encoded[number] = EncodedRow([], entry.completions)
+        return [encoded.get(number) for number in range(len(entries))]
+
+    def _check_vocabulary(self, entry: TokenRow, place: str) -> None:
+        largest = max(map(max, entry.completions))
+        if largest >= self._vocabulary_size:
             raise DataError(
-                f"{place}: the chat template cannot render this conversation ({type(error).__name__}: {error}). "
-                "Correct the row, or give another template by `chat_template_path`."
-            ) from error
-        return [(text, False) for text in (prompt, *sides)]
+                f"{place}: found the token id {largest} (expected ids below {self._vocabulary_size}, the size of the "
+                "tokenizer's vocabulary). Tokenise the rows with this tokenizer, or give the tokenizer that was used."
+            )
 
-    def _ids(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
-        """Token ids of texts; plain text gets BOS and EOS exactly once, rendered chats are taken as they are."""
-        ids: list[list[int]] = [[] for _ in texts]
-        for plain in {plain for _, plain in texts}:
-            numbers = [number for number, (_, is_plain) in enumerate(texts) if is_plain == plain]
-            encoded = self.tokenizer([texts[number][0] for number in numbers], add_special_tokens=plain, verbose=False)["input_ids"]
-            for number, row in zip(numbers, encoded, strict=True):
-                # Every third text is a prompt, which is not closed.
-                ids[number] = close_text(row, self.tokenizer, is_prompt=number % 3 == 0) if plain else row
-        return ids
+    @cached_property
+    def _vocabulary_size(self) -> int:
+        return len(self.tokenizer)
 
-    def _drop_reason(self, pair: Mapping[str, Any]) -> str:
-        chosen, rejected, prompt = pair["chosen_input_ids"], pair["rejected_input_ids"], pair["prompt_length"]
-        if chosen == rejected:
+    def _row(self, entry: Entry, ids: EncodedRow | DataError | None, place: str) -> dict[str, Any]:
+        if isinstance(ids, DataError):
+            if self.reader.options.on_bad_row == "error":
+                raise ids
+            entry = Dropped("bad_row", str(ids))
+        if isinstance(entry, Dropped):
+            if entry.reason == "bad_row" and len(self._said) < _BAD_ROWS_SAID:
+                self._said.append(entry.message)
+                logger.warning("dropped: %s", entry.message)
+            return self._columns(entry, [[], []], 0, entry.reason, ())
+        assert isinstance(ids, EncodedRow)
+        sides, notes = ids.sides, [*ids.notes]
+        prompt_length = find_prompt_end(entry, ids, notes)
+        if entry.margin is not None and entry.margin < 0:
+            notes.append("negative_margin")
+        reason = self._drop_reason(entry, prompt_length, sides)
+        overlong = "" if reason else self.rules.limits.reason(prompt_length, sides)
+        if overlong and self.rules.limits.overlong == "truncate_prompt":
+            shorter = self._shorten(entry, prompt_length, sides, place)
+            if shorter is not None:
+                prompt_length, sides = shorter
+                notes.append("prompt_truncated")
+                overlong = ""
+        return self._columns(entry, sides, prompt_length, reason or overlong, notes, ids.sides)
+
+    def _columns(
+        self,
+        entry: Entry,
+        sides: list[list[int]],
+        prompt_length: int,
+        reason: str,
+        notes: Iterable[str],
+        whole: list[list[int]] | None = None,
+    ) -> dict[str, Any]:
+        """The columns of one row; its keys are those of the whole sides, so that shortening makes no duplicates."""
+        keys = [hash(tuple(side)) for side in whole or sides]
+        shared = shared_prefix(sides)
+        set_key = hash(frozenset(keys))
+        extra = {column: getattr(entry, column, NEUTRAL[column]) for column in self.reader.extra_columns}
+        return extra | {
+            "chosen_input_ids": sides[0],
+            "rejected_input_ids": sides[-1],
+            "completion_input_ids": sides,
+            "prompt_length": prompt_length,
+            "length": max(map(len, sides)),
+            "prompt_key": key_of_prompt(entry, whole or sides, set_key),
+            "shared_prefix_length": shared,
+            "chosen_length": len(sides[0]),
+            "rejected_length": len(sides[-1]),
+            "group_tokens": sum(map(len, sides)),
+            "group_size": len(sides),
+            "order_key": hash(tuple(keys)),
+            "set_key": set_key,
+            "notes": sum(1 << NOTES.index(note) for note in set(notes)),
+            "drop_reason": reason,
+        }
+
+    def _drop_reason(self, entry: PreferenceRow | TokenRow, prompt_length: int, sides: list[list[int]]) -> str:
+        if not all(sides):
+            return "empty"
+        if self.rules.drop_empty and isinstance(entry, PreferenceRow) and any(map(is_empty, entry.completions)):
+            return "empty"
+        if self.rules.drop_identical and two_are_equal(sides):
             return "identical"
-        if self.tokenizer.pad_token_id in chosen[prompt:] + rejected[prompt:]:
+        if any(self.tokenizer.pad_token_id in side[prompt_length:] for side in sides):
             return "pad_token_in_completion"
-        if self.limits.max_prompt_length is not None and prompt > self.limits.max_prompt_length:
-            return "prompt_too_long"
-        if self.limits.max_length is not None and max(len(chosen), len(rejected)) > self.limits.max_length:
-            return "too_long"
         return ""
 
-
-def close_text(ids: list[int], tokenizer: PreTrainedTokenizerBase, is_prompt: bool = False) -> list[int]:
-    """
-    Ids of plain text with BOS once at the start and, unless it is a prompt, EOS once at the end.
-
-    The tokenizer's own special tokens stand already; a text that itself begins with BOS would have it twice. A
-    tokenizer that closes its sequences with a token of its own (`[SEP]`) is left to do so.
-    """
-    if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
-        ids = ids[1:]
-    closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    if is_prompt:
-        return ids[:-1] if len(ids) > 1 and ids[-1] in closing else ids
-    if len(ids) > 1 and ids[-1] == ids[-2] and ids[-1] in closing:
-        ids = ids[:-1]
-    if tokenizer.eos_token_id is None or (ids and ids[-1] in closing):
-        return ids
-    return [*ids, tokenizer.eos_token_id]
-
-
-def _pair_of_ids(row: TokenRow) -> dict[str, Any]:
-    shared = _common_prefix(row.chosen_input_ids, row.rejected_input_ids)
-    return {
-        "chosen_input_ids": row.chosen_input_ids,
-        "rejected_input_ids": row.rejected_input_ids,
-        "prompt_length": shared,
-        "prompt_key": _hash(repr(row.chosen_input_ids[:shared])),
-    }
-
-
-def _empty_or_identical(row: PreferenceRow) -> str:
-    chosen, rejected = row.completions
-    if any(_is_empty(side) for side in (chosen, rejected)):
-        return "empty"
-    return "identical" if chosen == rejected else ""
-
-
-def _is_empty(completion: list[dict[str, Any]] | str) -> bool:
-    if isinstance(completion, str):
-        return not completion.strip()
-    last = completion[-1]
-    content = last.get("content")
-    return not last.get("tool_calls") and (not content or (isinstance(content, str) and not content.strip()))
-
-
-def _common_prefix(first: list[int], second: list[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(sha1(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:8], signed=True)
-
-
-def _features(extra: list[str] | tuple[str, ...]) -> Features:
-    return Features(
-        {
-            "chosen_input_ids": Sequence(Value("int32")),
-            "rejected_input_ids": Sequence(Value("int32")),
-            "prompt_length": Value("int32"),
-            "length": Value("int32"),
-            "prompt_key": Value("int64"),
-            "drop_reason": Value("string"),
-            **{column: Value("float32") for column in extra},
-        }
-    )
+    def _shorten(
+        self, entry: PreferenceRow | TokenRow, prompt_length: int, sides: list[list[int]], place: str
+    ) -> tuple[int, list[list[int]]] | None:
+        """Prompt length and sides with a shorter prompt and the same completions, if there is such a row that fits."""
+        limits = self.rules.limits
+        if isinstance(entry, TokenRow) or not isinstance(entry.prompt, list):
+            head = int(sides[0][0] == self.tokenizer.bos_token_id and prompt_length > 0)
+            return limits.shorten(prompt_length, sides, head)
+        completions = [side[prompt_length:] for side in sides]
+        for prompt in shorter_prompts(entry.prompt):
+            (ids,) = self._encode([replace(entry, prompt=prompt)], [place])
+            if isinstance(ids, DataError):
+                continue
+            shorter = find_prompt_end(entry, ids, [])
+            # A template may render a completion in another way after another prompt; then the row is left alone.
+            same = [side[shorter:] for side in ids.sides] == completions
+            if same and not limits.reason(shorter, ids.sides):
+                return shorter, ids.sides
+        return None

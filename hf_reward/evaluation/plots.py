@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_reward.evaluation.tables import report_splits
 from hf_reward.files import whole_or_absent
 
 
@@ -128,8 +129,7 @@ def rewards_figure(chosen_rewards: Sequence[float], rejected_rewards: Sequence[f
 
 def data_report_figure(report: Mapping[str, Any]) -> "Figure | None":
     """Build the figure of [`plot_data_report`]: one panel for each of training and evaluation that has lengths."""
-    splits = [(name, report[key]) for key, name in (("train", "Training"), ("eval", "Evaluation")) if key in report]
-    splits = [(name, split) for name, split in splits if split.get("tokens")]
+    splits = [(_split_title(key), split) for key, split in report_splits(report).items() if split.get("tokens")]
     if not splits:
         return None
     figure = _new_figure(8.0, 0.6 + 2.4 * len(splits))
@@ -143,6 +143,14 @@ def data_report_figure(report: Mapping[str, Any]) -> "Figure | None":
         _style(axes, title, "length (tokens)" if place == len(splits) else "", "")
         _draw_lengths(axes, split["tokens"])
     return figure
+
+
+def _split_title(key: str) -> str:
+    """A split in words; a dollar sign in the name of an evaluation set would start a formula."""
+    if key == "train":
+        return "Training"
+    name = key.removeprefix("eval").removeprefix("_")
+    return f"Evaluation ({name})".replace("$", r"\$") if name else "Evaluation"
 
 
 def _draw_lengths(axes: "Axes", lengths: Mapping[str, Mapping[str, float]]) -> None:

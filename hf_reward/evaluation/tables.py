@@ -129,14 +129,55 @@ def data_table(report: Mapping[str, Any]) -> "RenderableType":
     rows.add_column("dropped")
     for name in ("split", "part", "mean", "p50", "p95", "max"):
         lengths.add_column(name, justify="right" if name not in ("split", "part") else "left", no_wrap=True)
-    for split in ("train", "eval"):
-        for source, counts in report.get(split, {}).get("sources", {}).items():
+    facts = _table("Pairs")
+    for name in ("split", "measure", "value"):
+        facts.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
+    for split, described in report_splits(report).items():
+        for source, counts in described.get("sources", {}).items():
             dropped = reasons(counts.get("dropped", {}))
-            rows.add_row(split, _text(source), f"{counts['rows']:,}", f"{counts['kept']:,}", _text(dropped or "none"))
-        for part, tokens in report.get(split, {}).get("tokens", {}).items():
+            rows.add_row(
+                _text(split), _text(source), f"{counts['rows']:,}", f"{counts['kept']:,}", _text(dropped or "none")
+            )
+        for part, tokens in described.get("tokens", {}).items():
             numbers = [f"{tokens[name]:,.1f}".removesuffix(".0") for name in ("mean", "p50", "p95", "max")]
-            lengths.add_row(split, _text(part), *numbers)
-    return Group(rows, lengths) if lengths.rows else rows
+            lengths.add_row(_text(split), _text(part), *numbers)
+        for measure, value in data_facts(described):
+            facts.add_row(_text(split), measure, value)
+    return Group(*(table for table in (rows, lengths, facts) if table.rows or table is rows))
+
+
+def report_splits(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """
+    The splits of a data report by name: training, then every evaluation set.
+
+    Examples:
+
+    >>> list(report_splits({"eval_helpful": {"rows": 1}, "train": {"rows": 2}, "overlapping_prompts": 0}))
+    ['train', 'eval_helpful']
+    """
+    names = sorted((name for name in report if name.startswith(("train", "eval"))), key=lambda name: name != "train")
+    return {name: report[name] for name in names}
+
+
+def data_facts(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """
+    What is worth knowing about the pairs of a split, besides rows and lengths: measures and counts in words.
+
+    Examples:
+
+    >>> data_facts({"longer_is_chosen": 0.5, "notes": {"negative_margin": 2}})
+    [('longer completion is the chosen one', '50.0%'), ('rows: negative margin', '2')]
+    """
+    shares = (
+        ("shared_prompt_tokens", "tokens spared by computing each prompt once"),
+        ("shared_prefix_tokens", "tokens spared by computing each shared prefix once"),
+        ("longer_is_chosen", "longer completion is the chosen one"),
+    )
+    facts = [(label, f"{100 * described[key]:.1f}%") for key, label in shares if described.get(key) is not None]
+    if described.get("overlapping_prompts"):
+        facts.append(("training rows with a prompt of this set", f"{described['overlapping_prompts']:,}"))
+    notes = described.get("notes", {})
+    return facts + [(f"rows: {name.replace('_', ' ')}", f"{count:,}") for name, count in notes.items()]
 
 
 def reasons(dropped: Mapping[str, int]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hf_reward.evaluation.tables import METRICS, reasons, shorten, verdict, visible
+from hf_reward.evaluation.tables import METRICS, reasons, report_splits, shorten, verdict, visible
 from hf_reward.files import whole_or_absent
 from hf_reward.hub.facts import PAIR_TEXTS, CardFacts, clean_facts, is_hub_dataset, last_part, source_label
 
@@ -56,6 +56,7 @@ def render_card(facts: CardFacts) -> str:
         plots=[(_plot_title(last_part(plot)), quote(last_part(plot))) for plot in facts.plots],
         rows=_rows_table(facts.data_report),
         lengths=_lengths_table(facts.data_report),
+        notes=_notes_table(facts.data_report),
         train_longer_is_chosen=facts.data_report.get("train", {}).get("longer_is_chosen"),
         overlapping_prompts=facts.data_report.get("overlapping_prompts"),
         procedure=_procedure(facts),
@@ -191,23 +192,33 @@ def _examples_table(facts: CardFacts) -> str:
 
 def _rows_table(report: Mapping[str, Any]) -> str:
     rows = []
-    for split in ("train", "eval"):
-        counts = report.get(split, {})
+    for split, counts in report_splits(report).items():
         sources = counts.get("sources") or ({"all": counts} if "rows" in counts else {})
         for name, source in sources.items():
             dropped = escape_markdown(reasons(source.get("dropped", {}))) or "none"
-            rows.append((split, _source(name), _number(source["rows"]), _number(source["kept"]), dropped))
+            rows.append(
+                (escape_markdown(split), _source(name), _number(source["rows"]), _number(source["kept"]), dropped)
+            )
     return _table(("Split", "Source", "Rows", "Kept", "Dropped"), rows)
 
 
 def _lengths_table(report: Mapping[str, Any]) -> str:
     names = ("mean", "p50", "p95", "max")
     rows = [
-        (split, part, *(_number(tokens.get(name), places=1).removesuffix(".0") for name in names))
-        for split in ("train", "eval")
-        for part, tokens in report.get(split, {}).get("tokens", {}).items()
+        (escape_markdown(split), part, *(_number(tokens.get(name), places=1).removesuffix(".0") for name in names))
+        for split, described in report_splits(report).items()
+        for part, tokens in described.get("tokens", {}).items()
     ]
     return _table(("Split", "Tokens of", "Mean", "Median", "95th percentile", "Longest"), rows)
+
+
+def _notes_table(report: Mapping[str, Any]) -> str:
+    rows = [
+        (escape_markdown(split), name.replace("_", " "), _number(count))
+        for split, described in report_splits(report).items()
+        for name, count in described.get("notes", {}).items()
+    ]
+    return _table(("Split", "Rows with", "Number"), rows)
 
 
 def _procedure(facts: CardFacts) -> list[str]:

@@ -33,7 +33,7 @@ def observe(
     plots: list[str],
 ) -> CardFacts:
     """Gather the facts of a whole run."""
-    names = [data_args.dataset_name] if data_args.dataset_name else (data_args.dataset_mixer_list or [])[::2]
+    names = [spec.name for spec in data_args.train_specs()]
     facts = observe_trainer(trainer)
     return replace(
         facts,

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_reward.data.tokenization import close_text
+from hf_reward.data.encoding import close_text
 from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.modeling.adapters import base_model
 from hf_reward.modeling.loading import embedding_rows, load_reward_model

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import init_empty_weights
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from hf_reward.config import ModelArguments, RewardConfig
@@ -48,16 +48,20 @@ class DryRun:
 
 
 def describe(
-    args: RewardConfig, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, train: Dataset
+    args: RewardConfig,
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset | IterableDataset,
 ) -> DryRun:
     """Work out what a run would do; the model is built without its weights."""
-    first = train[0]
+    first = next(iter(train))
     total, trainable, at_last_token = count_parameters(args, model_args)
     return DryRun(
         chosen=_preview(tokenizer, first["chosen_input_ids"], first["prompt_length"]),
         rejected=_preview(tokenizer, first["rejected_input_ids"], first["prompt_length"]),
         reads_last_token=at_last_token,
-        optimizer_steps=optimizer_steps(args, len(train)),
+        # The length of a stream is not known, and `max_steps` decides alone.
+        optimizer_steps=optimizer_steps(args, len(train) if isinstance(train, Dataset) else 1),
         pairs_per_step=pairs_per_step(args),
         parameters=total,
         trainable_parameters=trainable,

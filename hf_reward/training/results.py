@@ -1,5 +1,6 @@
 """What lies beside the checkpoint: metrics, the data report, plots, the best and worst pairs, and the card."""
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,27 @@ logger = logging.getLogger(__name__)
 RELOAD_TOLERANCE = 1e-5
 
 
-def evaluate(trainer: RewardTrainer, dataset: Dataset | None) -> tuple[dict[str, float], list[ScoredPair]]:
+def evaluate(trainer: RewardTrainer, datasets: Any) -> tuple[dict[str, float], list[ScoredPair]]:
     """
-    Score the evaluation split once: exact metrics, written and logged, and every pair with its rewards.
+    Score every evaluation set once: exact metrics, written and logged, and every pair with its rewards.
 
     Returns:
-        Metrics with the prefix `eval_`, and the pairs as text in dataset order; both empty without a split.
+        Metrics with the prefix `eval_`, for named sets `eval_` and the name, and the pairs as text in the order of the
+        sets; both empty without a set.
     """
-    if dataset is None:
+    if datasets is None:
         return {}, []
-    output = trainer.predict(dataset, metric_key_prefix="eval")
-    metrics = dict(output.metrics or {})
+    metrics: dict[str, float] = {}
+    scored: list[ScoredPair] = []
+    named = datasets if isinstance(datasets, dict) else {"": datasets}
+    for name, dataset in named.items():
+        output = trainer.predict(dataset, metric_key_prefix=f"eval_{name}".rstrip("_"))
+        metrics |= output.metrics or {}
+        scored += scored_pairs(trainer, dataset, np.asarray(output.predictions))
     trainer.log(dict(metrics))
     trainer.save_metrics("eval", metrics)
     trainer.save_state()
-    return metrics, scored_pairs(trainer, dataset, np.asarray(output.predictions))
+    return metrics, scored
 
 
 def scored_pairs(trainer: RewardTrainer, dataset: Dataset, rewards: np.ndarray) -> list[ScoredPair]:
@@ -83,8 +90,7 @@ def check_saved_adapter(trainer: RewardTrainer) -> None:
     if not isinstance(model, PeftModel) or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         return
     collate = PreferenceCollator(trainer.processing_class.pad_token_id)
-    train: Any = trainer.train_dataset
-    rows = [train[index] for index in range(min(4, len(train)))]
+    rows = list(itertools.islice(trainer.train_dataset, 4))
     batch = trainer._prepare_inputs(collate(rows))
     active = model.active_adapter
     model.eval()

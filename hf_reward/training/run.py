@@ -5,20 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_reward.config import DataArguments, ModelArguments, RewardConfig
-from hf_reward.data.loading import load_sources
-from hf_reward.data.preparation import data_report, prepare_split, resolve_overlap
-from hf_reward.data.report import SourceCount
-from hf_reward.data.tokenization import LengthLimits
-from hf_reward.errors import ConfigurationError, DataError
+from hf_reward.errors import ConfigurationError
 from hf_reward.files import check_writable
 from hf_reward.modeling.adapters import lora_config
 from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
 from hf_reward.modeling.tokenizer import load_tokenizer
+from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
 from hf_reward.training.mode import check_world_size, describe_mode
 from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
@@ -28,15 +24,6 @@ from hf_reward.training.trainer import RewardTrainer
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class RunData:
-    """Tokenised splits of a run, and the account of what was kept and dropped."""
-
-    train: Dataset
-    evaluation: Dataset | None
-    report: dict[str, Any]
 
 
 @dataclass
@@ -50,6 +37,7 @@ class RunResult:
         data_report (`dict`): As in `data_report.json`.
         best, worst (`list[ScoredPair]`): Evaluated pairs that the model gets most clearly right and wrong.
         dry_run (`DryRun`, *optional*): What would be done, when nothing was trained.
+        data_only (`bool`): The data was prepared and stored, and that was all that was asked for.
     """
 
     output_dir: str
@@ -59,6 +47,7 @@ class RunResult:
     best: list[Any] = field(default_factory=list)
     worst: list[Any] = field(default_factory=list)
     dry_run: DryRun | None = None
+    data_only: bool = False
 
 
 def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments) -> RunResult:
@@ -75,7 +64,11 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
     data_args.check_sources()
     check_output_folder(args)
     tokenizer = open_tokenizer(args, model_args)
-    data = load_data(args, data_args, model_args, tokenizer)
+    data = load_data(args, data_args, tokenizer)
+    config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
+    check_positions(data, longest_input(config))
+    if data_args.cache_dataset_only:
+        return RunResult(args.output_dir, data_report=data.report, data_only=True)
     if data_args.dry_run:
         return RunResult(
             args.output_dir, data_report=data.report, dry_run=describe(args, model_args, tokenizer, data.train)
@@ -123,33 +116,6 @@ def open_tokenizer(args: RewardConfig, model_args: ModelArguments) -> PreTrained
     return tokenizer
 
 
-def load_data(
-    args: RewardConfig, data_args: DataArguments, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase
-) -> RunData:
-    """Load and tokenise the splits, account for every row, and see that evaluation data is there if it is needed."""
-    limits = LengthLimits(args.max_length, args.max_prompt_length)
-    with args.main_process_first(desc="data"):
-        eval_sources = load_sources(data_args, "eval")
-        asked = args.num_evals or args.eval_strategy != "no" or args.load_best_model_at_end
-        if asked and not eval_sources:
-            raise ConfigurationError(
-                "Evaluation is asked for (`eval_strategy`, `num_evals` or `load_best_model_at_end`), but there is no "
-                "evaluation data. Name it by `eval_dataset_name` or `dataset_test_split`."
-            )
-        train, counts = prepare_split(
-            load_sources(data_args, "train"), tokenizer, "train", limits, args.dataset_num_proc
-        )
-        evaluation: Dataset | None = None
-        eval_counts: dict[str, SourceCount] = {}
-        overlap = 0
-        if eval_sources:
-            evaluation, eval_counts = prepare_split(eval_sources, tokenizer, "eval", limits, args.dataset_num_proc)
-            train, overlap = resolve_overlap(train, evaluation, data_args.eval_overlap, counts)
-    _check_positions(train, evaluation, args, model_args)
-    report = data_report(train, counts, evaluation, eval_counts, overlap, args.max_length)
-    return RunData(train, evaluation, report)
-
-
 def build_trainer(
     args: RewardConfig, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, data: RunData
 ) -> RewardTrainer:
@@ -191,17 +157,3 @@ def train(trainer: RewardTrainer) -> dict[str, float]:
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
-
-
-def _check_positions(
-    train: Dataset, evaluation: Dataset | None, args: RewardConfig, model_args: ModelArguments
-) -> None:
-    """Refuse sequences that are longer than the model has positions for."""
-    config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
-    limit = longest_input(config)
-    longest = max(max(part["length"][:]) for part in (train, evaluation) if part is not None)
-    if limit is not None and longest > limit:
-        raise DataError(
-            f"The longest pair has {longest} tokens, but the model has positions for {limit}. Set "
-            f"`max_length: {limit}` or less; longer pairs are then dropped and counted."
-        )

@@ -3,15 +3,20 @@
 import logging
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from hf_reward.config import RewardConfig
-from hf_reward.data.report import refuse_empty, split_off_dropped
-from hf_reward.data.tokenization import LengthLimits, is_prepared, keep_usable, tokenize_dataset
-from hf_reward.errors import ConfigurationError
+from hf_reward.data.accounts import SplitRows
+from hf_reward.data.lengths import LengthLimits
+from hf_reward.data.reading import detect_reader
+from hf_reward.data.report import check_dropped
+from hf_reward.data.tokenization import RowRules, is_prepared, keep_usable, tokenize_dataset
+from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.modeling.adapters import add_adapter, base_model, check_head_trains
 from hf_reward.modeling.loading import disable_dropout, load_config, load_reward_model, prepare_model
 from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
@@ -96,8 +101,8 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
     Tokenise a dataset, or every set of a `dict`, unless that is done; say how many rows were dropped and why.
 
     Raises:
-        `DataError`: A row is not a preference pair, or no row is left.
-        `ConfigurationError`: It is not a dataset.
+        `DataError`: A row is not a preference pair, or no row is left, or not enough of them for one batch.
+        `ConfigurationError`: It is not a dataset, or has columns that no loss here uses.
     """
     if dataset is None:
         return None
@@ -108,16 +113,66 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
             f"The {name} dataset is a {type(dataset).__name__}; expected a `datasets.Dataset` or `IterableDataset`"
             + (" (or a dict of them)." if name == "eval" else ".")
         )
-    if is_prepared(dataset.column_names):
-        return dataset
-    limits = LengthLimits(args.max_length, args.max_prompt_length)
-    tokenized = tokenize_dataset(dataset, tokenizer, name, limits, args.dataset_num_proc)
-    if isinstance(tokenized, IterableDataset):
-        return keep_usable(tokenized)
-    kept, count = split_off_dropped(tokenized)
-    if count.dropped:
-        logger.warning(
-            "%s: %d of %d pairs dropped (%s)", name, count.rows - count.kept, count.rows, dict(count.dropped)
+    if not is_prepared(dataset.column_names):
+        rules = row_rules(args)
+        tokenized = tokenize_dataset(
+            dataset, detect_reader(dataset, name), tokenizer, name, rules, args.dataset_num_proc
         )
-    refuse_empty(kept, {name: count}, name, min(tokenized["length"][:], default=0), limits.max_length)
-    return kept
+        dataset = keep_usable(tokenized) if isinstance(tokenized, IterableDataset) else _kept(tokenized, name, args)
+    refuse_unused_columns(dataset, name)
+    check_batches(dataset, args, name)
+    return dataset
+
+
+def _kept(tokenized: Dataset, name: str, args: RewardConfig) -> Dataset:
+    rows = SplitRows.join([tokenized], [name])
+    check_dropped(rows, name, args.max_length)
+    return rows.dataset()
+
+
+def row_rules(args: RewardConfig, *, drop_identical: bool = True, drop_empty: bool = True) -> RowRules:
+    """What the settings ask of a single row."""
+    limits = LengthLimits(args.max_length, args.max_prompt_length, args.overlong)
+    return RowRules(limits, args.escape_special_tokens, drop_identical, drop_empty)
+
+
+def refuse_unused_columns(dataset: Dataset | IterableDataset, name: str) -> None:
+    """
+    Refuse soft preferences and ties, which would be trained on as if the chosen side were simply better.
+
+    Raises:
+        `ConfigurationError`: A row has a `chosen_probability` other than 1, or is a `tie`.
+    """
+    for column, neutral in (("chosen_probability", 1.0), ("tie", False)):
+        if column not in (dataset.column_names or []):
+            continue
+        # A stream cannot be looked through before training.
+        other = "some" if isinstance(dataset, IterableDataset) else _others(dataset, column, neutral)
+        if other:
+            raise ConfigurationError(
+                f"{name}: {other} rows have a `{column}` other than {str(neutral).lower()}, and no loss here uses it "
+                "yet. Leave those rows or the column out."
+            )
+
+
+def _others(dataset: Dataset, column: str, neutral: float | bool) -> int:
+    values = dataset.select_columns(column).with_format("arrow")[:][column]
+    return len(values) - int(pc.sum(pc.equal(values, pa.scalar(neutral, values.type))).as_py() or 0)
+
+
+def check_batches(dataset: Dataset | IterableDataset, args: RewardConfig, name: str) -> None:
+    """
+    See that there is at least one batch where incomplete ones are left out.
+
+    Raises:
+        `DataError`: `dataloader_drop_last` leaves nothing.
+    """
+    if not args.dataloader_drop_last or isinstance(dataset, IterableDataset):
+        return
+    batch = args.train_batch_size if name == "train" else args.eval_batch_size
+    if len(dataset) < batch * args.world_size:
+        raise DataError(
+            f"{name}: 0 batches: {len(dataset)} pairs are fewer than the {batch * args.world_size} of one batch on "
+            f"{args.world_size} process(es), and `dataloader_drop_last` leaves incomplete batches out. Lower the "
+            "batch size, or leave `dataloader_drop_last` off."
+        )

@@ -1,6 +1,8 @@
+import json
 import os
 
 import pytest
+import yaml
 
 from hf_reward.cli.recipe import parse, parse_call, parse_values, to_recipe
 from hf_reward.errors import ConfigurationError
@@ -252,7 +254,7 @@ def test_words_of_the_command_line(words, key, value):
         ("--max_token_length", "command line: `--max_token_length`: found no value; expected a whole number or none"),
         ("--learning_rate 1 2", "command line: `learning_rate`: found the list [1, 2]; expected a number"),
         ("--max_length=1 2", "command line: found '2'; expected [RECIPE.yaml] first, then --key value"),
-        ("--cache_dataset_only", "command line: `cache_dataset_only`: found 'true'; expected false, or nothing: "),
+        ("--load_in_8bit", "command line: `load_in_8bit`: found 'true'; expected false, or nothing: "),
     ],
 )  # fmt: skip
 def test_what_a_command_line_may_not_say(words, message):
@@ -344,3 +346,30 @@ def test_the_saved_recipe_keeps_a_learning_rate_that_only_looks_like_the_default
     recipe = to_recipe(*parse([*BASE, "--use_peft", "--learning_rate", "1e-5"]))
     assert recipe == {"model_name_or_path": "model", "use_peft": True, "output_dir": "out", "learning_rate": 1e-5}
     assert "learning_rate" not in to_recipe(*parse([*BASE, "--use_peft"]))
+
+
+def test_sources_and_column_maps_in_recipe_and_command_line(write):
+    lines = """
+datasets:
+  - name: a.jsonl
+    amount: 1.0
+  - {path: org/b, amount: 1, revision: 0123, column_map: {x: chosen, y: null}}
+  - c.csv
+eval_datasets:
+  held_out: {name: d.jsonl, split: test}
+column_map: {better: chosen}
+"""
+    _, recipe, _ = parse([write(with_base(lines.strip()))])
+    assert [(spec.name, spec.amount) for spec in recipe.train_specs()] == [
+        ("a.jsonl", "1.0"),
+        ("org/b", "1"),
+        ("c.csv", "1.0"),
+    ]
+    assert recipe.train_specs()[1].column_map == {"x": "chosen", "y": None}
+    assert recipe.eval_datasets == {"held_out": {"name": "d.jsonl", "split": "test"}}
+    values = {key: getattr(recipe, key) for key in ("datasets", "eval_datasets", "column_map")}
+    _, command_line, _ = parse([*BASE, *(part for k, v in values.items() for part in (f"--{k}", json.dumps(v)))])
+    _, call, _ = parse_values({"model_name_or_path": "model", "output_dir": "out"} | values)
+    assert recipe == command_line == call
+    both = to_recipe(*parse_values({"model_name_or_path": "model", "output_dir": "out"} | values))
+    assert parse([write(yaml.safe_dump(both))])[1] == recipe

@@ -130,12 +130,12 @@ def test_cross_encoder_gives_our_rewards(
 
 
 def test_training_read_the_ids_of_the_saved_chat_template(finished: Path) -> None:
-    from hf_reward.data.tokenization import LengthLimits, RowTokenizer
+    from hf_reward.data.encoding import RowEncoder
+    from hf_reward.data.formats import parse_row
 
     tokenizer = AutoTokenizer.from_pretrained(finished / "model")
     row = json.loads((finished / "data" / "train.jsonl").read_text().splitlines()[0])
-    pair = RowTokenizer(tokenizer, "train", LengthLimits())({k: [v] for k, v in row.items()}, [0])
-    for side in ("chosen", "rejected"):
-        ids = tokenizer.apply_chat_template(row["prompt"] + row[side], return_dict=False)
-        assert pair[f"{side}_input_ids"] == [ids]
-        assert ids[-1] == tokenizer.eos_token_id
+    (pair,) = RowEncoder(tokenizer, "train")([parse_row(row, "row 1")], ["row 1"])
+    for side, found in zip(("chosen", "rejected"), pair.sides, strict=True):
+        assert found == tokenizer.apply_chat_template(row["prompt"] + row[side], return_dict=False)
+        assert found[-1] == tokenizer.eos_token_id

@@ -51,7 +51,7 @@ def test_the_check_for_heavy_modules_sees_one():
     [
         "import hf_reward",
         "import hf_reward.errors",
-        "import hf_reward.cli.train, hf_reward.cli.score, hf_reward.cli.quickstart",
+        "import hf_reward.cli.train, hf_reward.cli.data, hf_reward.cli.score, hf_reward.cli.quickstart",
         "from hf_reward.cli.train import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
     ],
 )
@@ -65,7 +65,7 @@ def test_commands_point_to_functions():
     lines = setup["options.entry_points"]["console_scripts"].split("\n")
     commands = dict(line.split(" = ") for line in lines if line)
 
-    assert set(commands) == {"hf_reward-train", "hf_reward-score", "hf_reward-quickstart"}
+    assert set(commands) == {"hf_reward-train", "hf_reward-data", "hf_reward-score", "hf_reward-quickstart"}
     for target in commands.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))

@@ -63,6 +63,82 @@ def test_model_arguments_defaults():
             "`dataset_test_split`: found it set without `dataset_name`, to which it belongs",
         ),
         (
+            {"dataset_name": "a", "datasets": ["b"]},
+            "`dataset_name`: found together with `datasets`; expected only one of the two",
+        ),
+        (
+            {"datasets": ["b"], "dataset_mixer_list": ["a", "1.0"]},
+            "`datasets`: found together with `dataset_mixer_list`; expected only one of the two",
+        ),
+        (
+            {"dataset_name": "a", "eval_dataset_name": "b", "eval_datasets": {"x": "c"}},
+            "`eval_dataset_name`: found together with `eval_datasets`; expected only one of the two",
+        ),
+        (
+            {"dataset_name": "a", "dataset_test_split": "test", "eval_split_size": 0.1},
+            "`dataset_test_split`: found together with `eval_split_size`; expected only one of the two",
+        ),
+        (
+            {"datasets": [{"name": "a", "test_split": "test"}], "eval_split_size": 0.1},
+            "`eval_split_size`: found together with a `test_split`; expected only one of the two",
+        ),
+        (
+            {"dataset_name": "a", "eval_split_size": 0.1, "streaming": True},
+            "`eval_split_size`: found together with `streaming`, which does not know the size; expected evaluation "
+            "data of its own",
+        ),
+        (
+            {"eval_split_size": 1.5},
+            "`eval_split_size`: found 1.5; expected a fraction above 0 and below 1, or a number of pairs",
+        ),
+        (
+            {"datasets": "[{"},
+            "`datasets`: found '[{'; expected a list of sources in JSON (Expecting property name enclosed in double "
+            "quotes: line 1 column 3 (char 2))",
+        ),
+        ({"datasets": {"name": "a"}}, "`datasets`: found {'name': 'a'}; expected a list of sources"),
+        ({"datasets": [{"nam": "a"}]}, "`datasets`: entry 1: unknown key `nam`; did you mean `name`?"),
+        (
+            {"datasets": ["a", {"split": "test"}]},
+            "`datasets`: entry 2: found no `name`; expected a Hub id, a file, a folder or a glob",
+        ),
+        (
+            {"datasets": [{"name": "a", "amount": "half"}]},
+            "`datasets`: entry 1: found the amount 'half'; "
+            "expected a fraction above 0 with a dot (0.5), or a number of pairs without one (500)",
+        ),
+        (
+            {"datasets": [{"name": "a", "weight": -1}]},
+            "`datasets`: entry 1: `weight`: found -1; expected a number, 0 or more",
+        ),
+        (
+            {"datasets": [{"name": "a", "format": "pair"}]},
+            "`datasets`: entry 1: `format`: found 'pair'; expected one of pairs, ranked, tokens, hh, sharegpt, "
+            "ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer2_preference, helpsteer3",
+        ),
+        (
+            {"eval_datasets": {"a b": "c"}},
+            "`eval_datasets`: found the name 'a b'; expected letters, digits and underscores: it goes into metrics",
+        ),
+        (
+            {"eval_datasets": {"x": {"name": "c", "test_split": "test"}}},
+            "`eval_datasets`: x: found {'name': 'c', 'test_split': 'test'}; expected a source, its split in `split`",
+        ),
+        (
+            {"column_map": {"a": "chosen", "b": "chosen"}},
+            "`column_map`: found two columns that become `chosen`; expected one",
+        ),
+        (
+            {"column_map": {"a": 1}},
+            "`column_map`: found {'a': 1}; expected names of columns by their names: {theirs: ours}",
+        ),
+        ({"min_score_gap": -1.0}, "`min_score_gap`: found -1.0; expected a number, 0 or more"),
+        ({"on_bad_row": "skip"}, "`on_bad_row`: found 'skip'; expected one of error, drop"),
+        (
+            {"ranked_to_pairs": "all"},
+            "`ranked_to_pairs`: found 'all'; expected one of none, all_pairs, best_vs_each, best_vs_worst",
+        ),
+        (
             {"eval_overlap": "ignore"},
             "`eval_overlap`: found 'ignore'; expected one of error, drop, allow",
         ),
@@ -108,3 +184,39 @@ def test_amounts(text, amount):
 def test_amounts_refused(text):
     with pytest.raises(ConfigurationError, match="found the amount"):
         parse_amount(text)
+
+
+def test_a_list_of_sources_in_every_spelling():
+    text = '["a", {"path": "b", "amount": 2.0, "split": 1, "weight": 2, "column_map": {"x": null}, "format": "hh"}]'
+    data = DataArguments(datasets=text)
+    first, second = data.train_specs()
+    assert (first.name, first.split, first.amount, first.weight) == ("a", "train", "1.0", None)
+    assert (second.name, second.split, second.amount, second.weight) == ("b", "1", "2.0", 2.0)
+    assert (second.column_map, second.format) == ({"x": None}, "hh")
+    assert data == DataArguments(datasets=data.datasets)
+    assert data.check_sources() is None
+    assert data.eval_specs() == {}
+
+
+def test_where_evaluation_data_comes_from():
+    def names(**values):
+        specs = DataArguments(**values).eval_specs()
+        return {name: [(spec.name, spec.split) for spec in parts] for name, parts in specs.items()}
+
+    assert names(dataset_name="a") == {}
+    assert names(dataset_name="a", dataset_test_split="test") == {"eval": [("a", "test")]}
+    assert names(dataset_name="a", eval_dataset_name="b") == {"eval": [("b", None)]}
+    assert names(datasets=["a", {"name": "b", "test_split": "test"}]) == {"eval": [("b", "test")]}
+    assert names(dataset_name="a", dataset_mixer_eval_list=["b", "1.0"], dataset_mixer_eval_list_splits=["t"]) == {
+        "eval": [("b", "t")]
+    }
+    assert names(eval_datasets={"x": "a", "y": [{"name": "b", "split": "dev"}, "c"]}) == {
+        "x": [("a", None)],
+        "y": [("b", "dev"), ("c", None)],
+    }
+
+
+def test_configuration_and_revision_belong_to_the_first_source():
+    data = DataArguments(dataset_name="a", dataset_config="c", dataset_revision="r", eval_dataset_name="b")
+    (train,), (evaluation,) = data.train_specs(), data.eval_specs()["eval"]
+    assert (train.config, train.revision, evaluation.config, evaluation.revision) == ("c", "r", None, None)

@@ -56,14 +56,7 @@ def test_what_comes_later_names_where():
     planned = {name: row.note for name, row in SEED_FIELDS.items() if row.kind == "planned"}
     adapters = {"load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"}
     assert {name for name, note in planned.items() if note.startswith("comes with the adapters")} == adapters
-    assert {name for name, note in planned.items() if note.startswith("comes with the data door")} == {
-        "dataset_cache_mode",
-        "dataset_local_cache_dir",
-        "dataset_skip_cache",
-        "dataset_config_hash",
-        "dataset_config_eval_hash",
-        "cache_dataset_only",
-    }
+    assert set(planned) == adapters
 
 
 def test_values_that_go_together():

@@ -1,10 +1,13 @@
 """Plain text: BOS once, one closing token, for tokenizers that add tokens of their own and for those that do not."""
 
 import pytest
+from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hf_reward.data.tokenization import LengthLimits, RowTokenizer, close_text
+from hf_reward.data.encoding import close_text
+from hf_reward.data.reading import detect_reader
+from hf_reward.data.tokenization import RowRules, tokenize_dataset
 
 
 def with_tokens(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:
@@ -15,7 +18,8 @@ def with_tokens(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrained
 
 
 def pair(tokenizer: PreTrainedTokenizerFast, **row: str) -> dict[str, list]:
-    return RowTokenizer(tokenizer, "rows", LengthLimits())({name: [value] for name, value in row.items()}, [0])
+    rows = Dataset.from_list([row])
+    return tokenize_dataset(rows, detect_reader(rows, "rows"), tokenizer, "rows", RowRules())[:]
 
 
 @pytest.mark.parametrize("template", ["$A", "<bos> $A", "<bos> $A <eos>", "$A <eos>"])

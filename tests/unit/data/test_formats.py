@@ -82,6 +82,8 @@ def test_implicit_prompt_leaves_the_last_message_of_equal_conversations():
         # One conversation goes on where the other ends.
         ([user("a"), assistant("b")], [user("a"), assistant("b"), user("c"), assistant("d")], 1),
         ([user("a"), assistant("b")], [user("c"), assistant("d")], 0),
+        # One goes on with a question where the other goes on with an answer.
+        ([user("a"), assistant("b"), user("c"), assistant("d")], [user("a"), assistant("b"), assistant("e")], 1),
         ([assistant("b")], [assistant("d")], 0),
     ],
 )
@@ -283,3 +285,62 @@ def test_prompt_key_is_equal_for_both_spellings_and_for_nothing_else():
     assert prompt_key(parse_row({"prompt": "Hi", "chosen": "a", "rejected": "b"}, PLACE)) == "Hi"
     assert prompt_key(parse_row({"chosen": "a", "rejected": "b"}, PLACE)) is None
     assert prompt_key(parse_row({"chosen": [assistant("a")], "rejected": [assistant("b")]}, PLACE)) is None
+
+
+def test_completions_are_a_pair_or_a_group():
+    assert parse_row({"prompt": [user("Hi")], "completions": [assistant("Yes"), [assistant("No")]]}, PLACE) == (
+        parse_row(pair(), PLACE)
+    )
+    turns = [user("Hi"), assistant("Hello"), user("Well?")]
+    row = parse_row({"completions": [[*turns, assistant(text)] for text in "abc"]}, PLACE)
+    assert (row.prompt, row.completions) == (turns, [[assistant(text)] for text in "abc"])
+    assert parse_row({"prompt": "Hi", "completions": ["a", "b", "c"]}, PLACE).completions == ["a", "b", "c"]
+    check_columns(["completions"], "a.jsonl")
+
+
+def test_completions_are_sorted_by_scores_and_labels_are_not():
+    row = parse_row({"completions": ["a", "b", "c", "d"], "scores": [1, 3, 2, 3]}, PLACE)
+    assert (row.completions, row.scores) == (["b", "d", "c", "a"], [3.0, 3.0, 2.0, 1.0])
+    row = parse_row({"chosen": "a", "rejected": "b", "scores": [1, 2]}, PLACE)
+    assert (row.completions, row.scores) == (["a", "b"], [1.0, 2.0])
+    row = parse_token_row({"completion_input_ids": [[1], [2], [3]], "scores": [1, 2, 3]}, PLACE)
+    assert (row.completions, row.chosen_input_ids, row.rejected_input_ids) == ([[3], [2], [1]], [3], [1])
+
+
+def test_judgements_of_a_pair():
+    row = parse_row(pair(chosen_probability=0.25, tie=True), PLACE)
+    assert (row.chosen_probability, row.tie) == (0.25, True)
+    assert [parse_row(pair(tie=tie), PLACE).tie for tie in (0, 1, False, None)] == [False, True, False, False]
+    ids = {"chosen_ids": [1], "rejected_ids": [2], "chosen_probability": 1, "tie": False, "scores": [4, 1]}
+    row = parse_token_row(ids, PLACE)
+    assert (row.chosen_probability, row.tie, row.scores) == (1.0, False, [4.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"completions": ["a"]}, "`completions` is a list ['a'] (expected a list of two or more)"),
+        ({"completions": "ab"}, "`completions` is text 'ab' (expected a list of two or more)"),
+        ({"completions": ["a", None]}, "`completions[1]` is None (expected text or a list of messages)"),
+        ({"completions": ["a", [assistant("b")]]}, "completions[0] is text, completions[1] is messages"),
+        ({"prompt": [user("a")], "completions": [[assistant("b")], [user("c")]]}, "`completions[1][0].role` is text"),
+        ({"completions": ["a", "b"], "scores": [1]}, "`scores` is a list [1] (expected a list of 2 numbers)"),
+        ({"completions": ["a", "b"], "scores": [1, None]}, "`scores[1]` is None (expected a number)"),
+        ({"completions": ["a", "b"], "scores": [1, math.nan]}, "`scores[1]` is a number nan (expected a finite"),
+        ({"completions": ["a", "b", "c"], "tie": True}, "`tie` is a boolean True (expected nothing beside 3 compl"),
+        ({"completions": ["a", "b", "c"], "chosen_probability": 1}, "`chosen_probability` is int 1 (expected nothing"),
+        (pair(chosen_probability=1.5), "`chosen_probability` is a number 1.5 (expected a probability from 0 to 1)"),
+        (pair(chosen_probability=None), "`chosen_probability` is None (expected a number)"),
+        (pair(tie="yes"), "`tie` is text 'yes' (expected true or false)"),
+        (pair(tie=2), "`tie` is int 2 (expected true or false)"),
+    ],
+)
+def test_wrong_completions_and_judgements_are_named(row, found):
+    assert message_of(row).startswith(f"{PLACE}: {found}")
+
+
+def test_wrong_token_ids_of_a_group_are_named():
+    with pytest.raises(DataError, match=r"row 3: `completion_input_ids\[1\]\[0\]` is text 'x' \(expected a token id"):
+        parse_token_row({"completion_input_ids": [[1], ["x"]]}, PLACE)
+    with pytest.raises(DataError, match=r"`completion_input_ids` is a list \[\[1\]\] \(expected a list of two"):
+        parse_token_row({"completion_input_ids": [[1]]}, PLACE)

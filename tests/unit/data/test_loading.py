@@ -1,18 +1,23 @@
 """Sources: what a name may be, what is read from it, how much is taken, and what is said when it cannot be read."""
 
+import csv
 import gzip
+import io
 import json
 import logging
 import os
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
-from datasets import Dataset, DatasetDict, Value
+from datasets import Dataset, DatasetDict, IterableDataset, Value
 from pyarrow import parquet
 
 from hf_reward.config.data_arguments import DataArguments
-from hf_reward.data.loading import load_sources, take_amount
+from hf_reward.data.loading import load_eval_sets, load_sources
+from hf_reward.data.mixing import split_by_prompt, take_amount, take_from_stream
+from hf_reward.data.ranked import Dropped
 from hf_reward.errors import ConfigurationError, DataError
 
 
@@ -43,6 +48,19 @@ def write(path, rows):
     if path.suffix == ".parquet":
         Dataset.from_list(rows).to_parquet(path)
         return str(path)
+    if path.suffix == ".arrow":
+        table = Dataset.from_list(rows).with_format("arrow")[:]
+        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+        return str(path)
+    if ".csv" in path.suffixes:
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({key: json.dumps(value) for key, value in row.items()} for row in rows)
+        data = lines.getvalue().encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        return str(path)
     if ".json" in path.suffixes:
         data = json.dumps(rows, indent=1).encode()
         path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
@@ -65,7 +83,9 @@ def error_of(name, kind=DataError, which="train", **arguments):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz", "p.json", "p.json.gz", "p.parquet"])
+@pytest.mark.parametrize(
+    "name", ["p.jsonl", "p.jsonl.gz", "p.json", "p.json.gz", "p.parquet", "p.arrow", "p.csv", "p.csv.gz"]
+)
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
     source = load(write(tmp_path / name, rows_of(5)))
     assert (source.name, source.split) == (name, "train")
@@ -138,7 +158,7 @@ def test_an_unchanged_file_is_not_written_to_the_cache_again(tmp_path):
         (b'{"a": ' + b"9" * 5000 + b"}\n", "p.jsonl, line 1: not JSON: Exceeds the limit"),
         (b'{"a": ' * 100_000, "p.jsonl, line 1: not JSON: maximum recursion depth"),
         (b'{"a": "b"}\n{"a": "\xff"}\n', "p.jsonl, line 2: found the byte 0xff at position 8 (expected UTF-8 text)"),
-        (b'{"a": "b"}\n{"a": "\\uD800"}\n', "p.jsonl, line 2: found the lone surrogate '\\ud800'"),
+        (b'{"a": "b"}\n{"a": "\\uD800"}\n', "p.jsonl, line 2: `a`: found the lone surrogate '\\ud800'"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, content, expected):
@@ -153,11 +173,9 @@ def test_an_escaped_pair_of_surrogates_is_one_character(tmp_path):
     assert load(tmp_path / "p.jsonl").dataset["chosen"][:] == ["\U0001f600"]
 
 
-def test_text_and_messages_in_one_column_name_both_rows(tmp_path):
-    rows = [*rows_of(2), {"prompt": "Hi", "chosen": "a", "rejected": "b"}]
-    assert error_of(write_lines(tmp_path / "p.jsonl", rows)).startswith(
-        "p.jsonl, row 3: `prompt` is text, in p.jsonl, row 1 it is messages (expected one form in all rows)"
-    )
+def read_all(source):
+    """What the reader makes of every row of a source."""
+    return [entry for row in source.dataset for entry in source.reader(row, f"{source.name}, row {row['source_row']}")]
 
 
 @pytest.mark.parametrize(
@@ -170,10 +188,15 @@ def test_text_and_messages_in_one_column_name_both_rows(tmp_path):
             "p.jsonl.gz: cannot be unpacked: Compressed file",
         ),
         ("p.parquet", b"nothing", "p.parquet: not readable as Parquet"),
-        ("p.csv", b"a,b", "p.csv: cannot read this kind of file here (expected .jsonl, .json, .jsonl.gz, .json.gz"),
+        ("p.txt", b"a,b", "p.txt: cannot read this kind of file here (expected .jsonl, .json, .jsonl.gz, .json.gz"),
+        ("p.csv", b"a,b", "p.csv: the file is empty"),
+        ("p.csv", b"a,b\n1,2\n1\n", "p.csv, row 2: found 1 fields (expected 2, one for each column)"),
+        ("p.csv", b'a,b\n1,"2\n', "p.csv, line 2: not CSV: unexpected end of data"),
+        ("p.csv", b"a,b\n1,\xff\n", "p.csv: found the byte 0xff at position 7 (expected UTF-8 text)"),
+        ("p.arrow", b"nothing", "p.arrow: not readable as Arrow"),
         ("p.json", b"[]", "p.json: the file is empty"),
         ("p.json", b"[1]", "p.json, row 1: found int (expected a JSON object"),
-        ("p.json", b"[{]", "p.json: not JSON: Expecting property name"),
+        ("p.json", b"[{]", "p.json, row 1: not JSON: Expecting property name"),
     ],
 )
 def test_an_unreadable_file_is_named(tmp_path, name, content, expected):
@@ -271,6 +294,11 @@ def test_a_hub_dataset(monkeypatch):
     assert source.dataset["source_row"][:] == [1, 2, 3]
     message = error_of("org/pairs", ConfigurationError, "eval", dataset_test_split="dev")
     assert message == "org/pairs: Unknown split \"dev\". Should be one of ['train']."
+    asked.clear()
+    entry = {"name": "org/pairs", "config": "easy", "revision": "v1", "data_dir": "preference", "amount": 2}
+    (source,) = load_sources(DataArguments(datasets=[entry]), "train")
+    assert asked == [(("org/pairs", "easy"), {"split": "train", "revision": "v1", "data_dir": "preference"})]
+    assert len(source.dataset) == 2
     # Configuration and revision belong to `dataset_name`, not to the second source.
     other = load("org/pairs", "eval", dataset_revision="v1", eval_dataset_name="org/other")
     assert asked[-1] == (("org/other", None), {"split": None, "revision": None})
@@ -339,3 +367,189 @@ def test_an_empty_set_is_refused(tmp_path, monkeypatch):
     assert error_of(tmp_path / "none").startswith("none: not readable as a saved dataset, or saved empty: ")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: empty)
     assert error_of("org/none").startswith("org/none: the split train is empty (expected preference pairs)")
+
+
+def test_an_arrow_file_of_the_other_format(tmp_path):
+    table = Dataset.from_list(rows_of(3)).with_format("arrow")[:]
+    with pyarrow.ipc.new_file(tmp_path / "p.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert plain(load(tmp_path / "p.arrow").dataset) == rows_of(3)
+
+
+def test_a_csv_file_of_text_and_numbers(tmp_path):
+    header = "prompt,chosen,rejected,margin,tie,tools"
+    first = '"a, ""b""","[1, 2]","x\ny",0.5,false,"[{""name"": ""f""}]"'
+    (tmp_path / "p.csv").write_text(f"{header}\n{first}\n,c,d,1,,\n", encoding="utf-8-sig")
+    first, second = read_all(load(tmp_path / "p.csv"))
+    assert (first.prompt, first.completions, first.margin) == ('a, "b"', ["[1, 2]", "x\ny"], 0.5)
+    assert (first.tie, first.tools) == (False, [{"name": "f"}])
+    assert (second.prompt, second.completions, second.margin) == ("", ["c", "d"], 1.0)
+
+
+def test_a_list_of_objects_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_reward.data.lines._CHUNK", 37)
+    assert plain(load(write(tmp_path / "p.json", rows_of(9))).dataset) == rows_of(9)
+    (tmp_path / "q.json").write_text(json.dumps(rows_of(3))[:-20])
+    assert error_of(tmp_path / "q.json").startswith("q.json, row 3: not JSON: ")
+    (tmp_path / "r.json").write_text('[{"chosen": "a"} {"chosen": "b"}]')
+    assert error_of(tmp_path / "r.json").startswith("r.json, row 1: not JSON: Expecting ',' or ']'")
+
+
+def test_types_that_only_later_rows_show_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_reward.data.arrow_cache._BATCH", 2)
+    rows = [row | {"n": None, "m": 1, "x": [], "y": 1, "z": 0.5} for row in rows_of(5)]
+    rows[2]["n"], rows[3]["m"], rows[3]["x"] = "text", 0.5, [1]
+    rows[4]["y"], rows[4]["z"] = {"a": None}, 2**60 + 1
+    dataset = load(write_lines(tmp_path / "p.jsonl", rows)).dataset
+    assert plain(dataset) == rows
+    assert (dataset.features["n"], dataset.features["m"]) == (Value("string"), Value("float64"))
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv", "p.parquet", "p.arrow"])
+def test_a_stream_has_the_rows_of_the_dataset(tmp_path, name):
+    path = write(tmp_path / name, rows_of(5))
+    stream = load(path, streaming=True)
+    assert isinstance(stream.dataset, IterableDataset)
+    assert list(stream.dataset) == list(load(path).dataset)
+    assert read_all(stream) == read_all(load(path))
+    held_out = load(path, "eval", eval_dataset_name=path, streaming=True)
+    assert isinstance(held_out.dataset, IterableDataset)
+
+
+def test_streams_of_a_saved_folder_and_of_the_hub(tmp_path, monkeypatch):
+    Dataset.from_list(rows_of(3)).save_to_disk(tmp_path / "saved")
+    assert [row["source_row"] for row in load(tmp_path / "saved", streaming=True).dataset] == [1, 2, 3]
+    stream = Dataset.from_list(rows_of(4)).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, streaming, **__: stream)
+    assert [row["source_row"] for row in load("org/pairs", streaming=True).dataset] == [1, 2, 3, 4]
+
+
+def test_an_amount_of_a_stream(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", rows_of(5))
+    (source,) = load_sources(DataArguments(dataset_mixer_list=[path, "2"], streaming=True), "train")
+    assert [row["source_row"] for row in source.dataset] == [1, 2]
+    with pytest.raises(ConfigurationError, match=r"^p\.jsonl: found the amount 0\.5 with `streaming`"):
+        load_sources(DataArguments(dataset_mixer_list=[path, "0.5"], streaming=True), "train")
+    stream = Dataset.from_list(rows_of(2)).to_iterable_dataset()
+    assert take_from_stream(stream, "1.0", "p") is stream
+
+
+def test_a_glob_takes_the_files_it_matches_in_order(tmp_path):
+    for name, mark in (("b.jsonl", "b"), ("a.csv", "a"), ("note.txt", "")):
+        write(tmp_path / name, rows_of(2, mark)) if mark else (tmp_path / name).write_text("x")
+    source = load(tmp_path / "*")
+    assert plain(source.dataset) == rows_of(2, "a") + rows_of(2, "b")
+    assert error_of(tmp_path / "*.parquet").startswith("*.parquet: matches no data file (expected .jsonl,")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_bad_row_of_several_files_names_its_file(tmp_path, streaming):
+    write_lines(tmp_path / "a.jsonl", rows_of(3))
+    bad = [*rows_of(1), {"prompt": rows_of(1)[0]["prompt"], "chosen": None, "rejected": rows_of(1)[0]["rejected"]}]
+    write_lines(tmp_path / "b.jsonl", bad)
+    source = load(tmp_path, streaming=streaming)
+    with pytest.raises(DataError, match=r"^b\.jsonl, row 2: `chosen` is None"):
+        read_all(source)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_rows_and_bad_lines_are_dropped_on_request(tmp_path, streaming):
+    good = json.dumps(rows_of(1)[0])
+    (tmp_path / "p.jsonl").write_text(f'{{"chosen"\n{good}\n["a"]\n{good.replace("user", "robot")}\n{good}\n')
+    source = load(tmp_path / "p.jsonl", on_bad_row="drop", streaming=streaming)
+    entries = read_all(source)
+    assert [isinstance(entry, Dropped) for entry in entries] == [True, False, True, True, False]
+    assert [entry.message[:24] for entry in entries if isinstance(entry, Dropped)] == [
+        "p.jsonl, line 1: not JSO",
+        "p.jsonl, line 3: found a",
+        "p.jsonl, row 4: `prompt[",
+    ]
+    assert {entry.reason for entry in entries if isinstance(entry, Dropped)} == {"bad_row"}
+    (tmp_path / "p.csv").write_text("chosen,rejected\na\nb,c\n")
+    assert [row["source_row"] for row in load(tmp_path / "p.csv", on_bad_row="drop").dataset] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "parquet", "text", "imagefolder"])
+def test_the_name_of_a_reader_does_not_scan_the_working_folder(tmp_path, monkeypatch, name):
+    write(tmp_path / "here.json", rows_of(2))
+    monkeypatch.chdir(tmp_path)
+    message = error_of(name, ConfigurationError)
+    assert message.startswith(f"{name}: found the name of a reader of the datasets library, not of data; expected the")
+    (tmp_path / name).mkdir()
+    write(tmp_path / name / "p.json", rows_of(2))
+    assert plain(load(name).dataset) == rows_of(2)
+
+
+def test_a_list_of_sources(tmp_path):
+    first = write_lines(tmp_path / "p.jsonl", rows_of(4))
+    (tmp_path / "q.csv").write_text("better,worse,id\nYes,No,1\n")
+    arguments = DataArguments(
+        datasets=[
+            {"name": first, "amount": 0.5},
+            {"path": str(tmp_path / "q.csv"), "weight": 2, "column_map": {"better": "chosen", "worse": "rejected"}},
+            first,
+        ]
+    )
+    half, csv_source, whole = load_sources(arguments, "train")
+    assert (len(half.dataset), half.name, whole.name) == (2, "p.jsonl", "p.jsonl (2)")
+    (row,) = read_all(csv_source)
+    assert (row.completions, row.weight) == (["Yes", "No"], 2.0)
+    assert load_eval_sets(arguments) == {}
+
+
+def test_the_test_split_of_a_source_in_a_list(tmp_path):
+    write_lines(tmp_path / "train.jsonl", rows_of(4))
+    write_lines(tmp_path / "test.jsonl", rows_of(2, "t"))
+    arguments = DataArguments(datasets=[{"name": str(tmp_path), "amount": 2, "test_split": "test"}])
+    assert len(load_sources(arguments, "train")[0].dataset) == 2
+    sets = load_eval_sets(arguments)
+    assert list(sets) == ["eval"]
+    assert plain(sets["eval"][0].dataset) == rows_of(2, "t")
+
+
+def test_named_evaluation_sets(tmp_path):
+    one, two = (write_lines(tmp_path / f"{name}.jsonl", rows_of(2, name)) for name in "ab")
+    arguments = DataArguments(dataset_name=one, eval_datasets={"x": two, "y": [{"name": one, "split": "test"}, two]})
+    sets = load_eval_sets(arguments)
+    assert {name: [source.name for source in sources] for name, sources in sets.items()} == {
+        "x": ["b.jsonl"],
+        "y": ["a.jsonl", "b.jsonl"],
+    }
+    assert [source.eval_name for source in load_sources(arguments, "eval")] == ["x", "y", "y"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_answers_of_helpsteer2_are_put_together(tmp_path, streaming):
+    rows = [
+        {"prompt": "p", "response": "a", "helpfulness": 1, "verbosity": 4},
+        {"prompt": "p", "response": "b", "helpfulness": 3, "verbosity": 0},
+        {"prompt": "q", "response": "c", "helpfulness": 2, "verbosity": 2},
+        {"prompt": "q", "response": "d", "helpfulness": 2, "verbosity": 1},
+        {"prompt": "alone", "response": "e", "helpfulness": 2, "verbosity": 1},
+    ]
+    path = write_lines(tmp_path / "p.jsonl", rows)
+    source = load(path, on_bad_row="drop", streaming=streaming)
+    assert source.reader.format == "helpsteer2"
+    pair, equal, alone = read_all(source)
+    assert ([side[0]["content"] for side in pair.completions], pair.scores) == (["b", "a"], [3.0, 1.0])
+    assert (equal.reason, alone.reason) == ("equal_scores", "bad_row")
+    assert alone.message.startswith("p.jsonl, row 5: `completions` is a list")
+    pair, other, _ = read_all(load(path, on_bad_row="drop", score_column="verbosity", streaming=streaming))
+    assert (pair.scores, other.scores) == ([4.0, 0.0], [2.0, 1.0])
+
+
+def test_whole_prompts_are_held_out_by_a_seeded_draw():
+    keys = np.repeat(np.arange(100), np.arange(100) % 4 + 1)
+    held_out = split_by_prompt(keys, 0.2, seed=1)
+    assert set(keys[held_out]) & set(keys[~held_out]) == set()
+    assert 50 <= held_out.sum() <= 53  # 20 % of 250 rows, and the rest of the last prompt
+    assert np.array_equal(held_out, split_by_prompt(keys, 0.2, seed=1))
+    assert not np.array_equal(held_out, split_by_prompt(keys, 0.2, seed=2))
+    assert split_by_prompt(keys, 1).sum() in (1, 2, 3, 4)
+    # The draw speaks of prompts, not of places: the same rows in another order give the same prompts.
+    order = np.random.default_rng(0).permutation(len(keys))
+    assert np.array_equal(split_by_prompt(keys[order], 0.2, seed=1), held_out[order])
+    with pytest.raises(
+        DataError, match=r"^`eval_split_size` is 0\.5, which leaves no training row of 3 with 1 prompt"
+    ):
+        split_by_prompt(np.array([7, 7, 7]), 0.5)

@@ -1,0 +1,148 @@
+"""The data of a run: sources loaded, tokenised (or taken from the cache), filtered and accounted for."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_reward.config import DataArguments, RewardConfig
+from hf_reward.data.accounts import SplitRows
+from hf_reward.data.cache import default_cache_dir
+from hf_reward.data.filters import Filters
+from hf_reward.data.loading import Source, load_eval_sets, load_sources
+from hf_reward.data.preparation import (
+    data_report,
+    guard_stream,
+    prepare_split,
+    prepare_stream,
+    resolve_overlap,
+    set_evaluation_apart,
+)
+from hf_reward.errors import ConfigurationError, DataError
+from hf_reward.training.setup import check_batches, refuse_unused_columns, row_rules
+
+
+logger = logging.getLogger(__name__)
+
+Tokenized: TypeAlias = Dataset | IterableDataset
+
+
+@dataclass
+class RunData:
+    """
+    Tokenised splits of a run, and the account of what was kept and dropped.
+
+    Attributes:
+        train (`Dataset` or `IterableDataset`): Pairs to train on.
+        evaluation (`Dataset`, `IterableDataset`, or a `dict` of them, *optional*): One set, or several by name.
+        report (`dict`): As in `data_report.json`.
+    """
+
+    train: Tokenized
+    evaluation: Tokenized | dict[str, Tokenized] | None
+    report: dict[str, Any]
+
+    def splits(self) -> dict[str, Tokenized]:
+        """All splits by name."""
+        if self.evaluation is None:
+            return {"train": self.train}
+        sets = self.evaluation if isinstance(self.evaluation, dict) else {"eval": self.evaluation}
+        return {"train": self.train, **sets}
+
+
+def load_data(
+    args: RewardConfig, data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, check: bool = True
+) -> RunData:
+    """
+    Load and tokenise the splits, account for every row, and see that a run can work with them.
+
+    Args:
+        args (`RewardConfig`), data_args (`DataArguments`): The settings.
+        tokenizer (`PreTrainedTokenizerBase`): A tokenizer that went through `prepare_tokenizer`.
+        check (`bool`, *optional*, defaults to `True`): Refuse what only matters to training.
+
+    Raises:
+        `ConfigurationError`: Evaluation is asked for without data, or a column is there that no loss uses.
+        `DataError`: The data is not what preference data must be.
+    """
+    with args.main_process_first(desc="data"):
+        eval_sets = load_eval_sets(data_args)
+        asked = args.num_evals or args.eval_strategy != "no" or args.load_best_model_at_end
+        if check and asked and not eval_sets and not data_args.eval_split_size:
+            raise ConfigurationError(
+                "Evaluation is asked for (`eval_strategy`, `num_evals` or `load_best_model_at_end`), but there is no "
+                "evaluation data. Name it by `eval_dataset_name` or `dataset_test_split`, or set `eval_split_size`."
+            )
+        sources = load_sources(data_args, "train")
+        evaluations = {name: _prepare(name, parts, args, data_args, tokenizer) for name, parts in eval_sets.items()}
+        train = _prepare("train", sources, args, data_args, tokenizer)
+        data = _join(train, evaluations, args, data_args)
+    if check:
+        for name, dataset in data.splits().items():
+            refuse_unused_columns(dataset, name)
+            check_batches(dataset, args, name)
+    return data
+
+
+def _prepare(
+    split: str,
+    sources: list[Source],
+    args: RewardConfig,
+    data_args: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> SplitRows | IterableDataset:
+    rules = row_rules(args, drop_identical=data_args.drop_identical, drop_empty=data_args.drop_empty)
+    filters = Filters(data_args.drop_contradictory, data_args.drop_duplicates)
+    if any(isinstance(source.dataset, IterableDataset) for source in sources):
+        return prepare_stream(sources, tokenizer, rules, filters)
+    folder = Path(data_args.dataset_cache_dir).expanduser() if data_args.dataset_cache_dir else default_cache_dir()
+    cache_dir = None if data_args.dataset_skip_cache else folder
+    return prepare_split(sources, tokenizer, split, rules, filters, args.dataset_num_proc, cache_dir)
+
+
+def _join(
+    train: SplitRows | IterableDataset,
+    evaluations: dict[str, SplitRows | IterableDataset],
+    args: RewardConfig,
+    data_args: DataArguments,
+) -> RunData:
+    """Set evaluation rows apart, look for overlap, and describe it all but streams, which are not read yet."""
+    counted = {name: rows for name, rows in evaluations.items() if isinstance(rows, SplitRows)}
+    if isinstance(train, IterableDataset):
+        stream = guard_stream(train, evaluations, data_args.eval_overlap)
+        return RunData(stream, _sets(evaluations), data_report(None, counted, {}, args.max_length))
+    if data_args.eval_split_size:
+        evaluations["eval"] = counted["eval"] = set_evaluation_apart(
+            train, data_args.eval_split_size, args.data_seed if args.data_seed is not None else args.seed
+        )
+    overlap = resolve_overlap(train, counted, data_args.eval_overlap)
+    report = data_report(train, counted, overlap, args.max_length)
+    return RunData(train.dataset(), _sets(evaluations), report)
+
+
+def _sets(evaluations: dict[str, SplitRows | IterableDataset]) -> Tokenized | dict[str, Tokenized] | None:
+    sets = {name: rows.dataset() if isinstance(rows, SplitRows) else rows for name, rows in evaluations.items()}
+    # The Trainer prefixes the metrics of named sets with their names.
+    return sets.get("eval") if len(sets) <= 1 and set(sets) <= {"eval"} else sets
+
+
+def check_positions(data: RunData, limit: int | None) -> None:
+    """
+    Refuse sequences that are longer than the model has positions for.
+
+    Raises:
+        `DataError`: There is one; the message names the limit to set.
+    """
+    lengths = {name: max(part["length"][:]) for name, part in data.splits().items() if isinstance(part, Dataset)}
+    if limit is None or not lengths:
+        return
+    name = max(lengths, key=lambda key: lengths[key])
+    if lengths[name] > limit:
+        raise DataError(
+            f"{name}: the longest pair has {lengths[name]} tokens, but the model has positions for {limit}. Set "
+            f"`max_length: {limit}` or less; longer pairs are then dropped and counted, or shortened by `overlong: "
+            "truncate_prompt`."
+        )
