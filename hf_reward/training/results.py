@@ -90,7 +90,8 @@ def check_saved_adapter(trainer: RewardTrainer) -> None:
     if not isinstance(model, PeftModel) or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         return
     collate = PreferenceCollator(trainer.processing_class.pad_token_id)
-    rows = list(itertools.islice(trainer.train_dataset, 4))
+    train: Any = trainer.train_dataset
+    rows = list(itertools.islice(train, 4))
     batch = trainer._prepare_inputs(collate(rows))
     active = model.active_adapter
     model.eval()

@@ -95,9 +95,9 @@ def test_more_than_half_dropped_is_a_warning_with_the_numbers(tokenizer, caplog)
     )
 
 
-def test_fewer_dropped_is_information_and_none_is_nothing(tokenizer, caplog):
+def test_fewer_dropped_is_said_and_none_is_nothing(tokenizer, caplog):
     with caplog.at_level(logging.INFO):
         check_dropped(split(tokenizer, [pair("a", "b"), pair("e", "e")]), "train", None)
         check_dropped(split(tokenizer, [pair("a", "b")]), "eval", None)
     (record,) = caplog.records
-    assert (record.levelno, record.getMessage()[:29]) == (logging.INFO, "train: 1 of 2 pairs dropped (")
+    assert (record.levelno, record.getMessage()[:29]) == (logging.WARNING, "train: 1 of 2 pairs dropped (")
