@@ -139,4 +139,4 @@ def test_training_read_the_ids_of_the_saved_chat_template(finished: Path) -> Non
     (pair,) = RowEncoder(tokenizer, "train")([parse_row(row, "row 1")], ["row 1"])
     for side, found in zip(("chosen", "rejected"), pair.sides, strict=True):
         assert found == tokenizer.apply_chat_template(row["prompt"] + row[side], return_dict=False)
-        assert ids[-1] == tokenizer.eos_token_id
+        assert found[-1] == tokenizer.eos_token_id
