@@ -14,6 +14,7 @@ NOTES = (
     "prompt_not_prefix",
     "prompt_truncated",
     "negative_margin",
+    "completions_left_out",
 )
 # Columns that serve the filters and the report, and go before training.
 ACCOUNTING = {

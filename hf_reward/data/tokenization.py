@@ -137,21 +137,20 @@ class RowTokenizer:
         """One batch of raw rows, by column, and their numbers in the dataset, which name rows without `source_row`."""
         entries: list[Entry] = []
         numbers: list[int] = []
+        places: list[str] = []
         for position, index in enumerate(indices):
             row = {column: values[position] for column, values in batch.items()}
             number = row.get("source_row") or index + 1
-            found = self.reader(row, self._place(number))
+            place = self.reader.place(row, f"{self.name}, row {number}")
+            found = self.reader(row, place)
             entries += found
             numbers += [number] * len(found)
-        places = [self._place(number) for number in numbers]
+            places += [place] * len(found)
         rows = [
             self._row(entry, ids, place) | {"source_row": number}
             for entry, ids, place, number in zip(entries, self._ids(entries, places), places, numbers, strict=True)
         ]
         return {column: [row[column] for row in rows] for column in self.features}
-
-    def _place(self, number: int) -> str:
-        return f"{self.name}, row {number}"
 
     def _ids(self, entries: list[Entry], places: list[str]) -> list[EncodedRow | DataError | None]:
         """Token ids of every entry; `None` for those that have been dropped already."""
@@ -193,6 +192,8 @@ class RowTokenizer:
         prompt_length = find_prompt_end(entry, ids, notes)
         if entry.margin is not None and entry.margin < 0:
             notes.append("negative_margin")
+        if entry.left_out:
+            notes.append("completions_left_out")
         reason = self._drop_reason(entry, prompt_length, sides)
         overlong = "" if reason else self.rules.limits.reason(prompt_length, sides)
         if overlong and self.rules.limits.overlong == "truncate_prompt":

@@ -53,14 +53,18 @@ def test_copies_that_an_amount_asks_for_stay(tokenizer):
 
 def test_dropped_rows_contradict_nothing(tokenizer):
     rows = split(tokenizer, [pair("a", "b", row=1), pair("b", "a", row=2)])
-    rows.drop(np.array([True, False]), "too_long")
+    assert rows.drop(np.array([True, False]), "too_long") == 1
     assert reasons(rows, Filters()) == ["", ""]
+    assert rows.drop(np.array([True, True]), "other") == 1
+    assert rows.counts()["source 0"].dropped == {"too_long": 1, "other": 1}
 
 
 def test_groups_contradict_if_their_ranking_differs(tokenizer):
     ranked = [{"prompt": "q ", "completions": list(letters)} for letters in ("abc", "acb", "abd", "abc")]
     rows = split(tokenizer, [row | {"source_row": number} for number, row in enumerate(ranked)])
     assert reasons(rows, Filters()) == ["contradictory", "contradictory", "", "contradictory"]
+    found = Filters().reasons(rows.number, rows.source, rows.kept)
+    assert not (found["contradictory"] & found["duplicate"]).any()
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -1,4 +1,5 @@
 import copy
+import json
 import logging
 
 import pytest
@@ -6,9 +7,11 @@ from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from hf_reward.config import DataArguments
 from hf_reward.data.accounts import SplitRows
 from hf_reward.data.columns import NOTES
 from hf_reward.data.lengths import LengthLimits
+from hf_reward.data.loading import load_sources
 from hf_reward.data.reading import ReadingOptions, detect_reader
 from hf_reward.data.tokenization import RowRules, keep_usable, tokenize_dataset
 from hf_reward.errors import DataError
@@ -233,6 +236,24 @@ def test_ranked_groups_keep_their_order_and_drop_as_one(tokenizer):
     assert [tokenizer.decode(ids) for ids in found[0]["completion_input_ids"]] == ["q a<eos>", "q b<eos>", "q c<eos>"]
     assert (found[0]["prompt_length"], found[0]["group_size"], found[0]["group_tokens"]) == (2, 3, 12)
     assert found["drop_reason"][:] == ["", "identical"]
+
+
+def test_completions_that_a_group_leaves_out_are_noted(tokenizer):
+    rows = [{"prompt": "q ", "completions": list("abc"), "scores": [3.0, 2.0, last]} for last in (1.0, 2.0)]
+    assert [notes(row) for row in tokenize(rows, tokenizer)] == [[], ["completions_left_out"]]
+
+
+def test_a_template_error_names_the_file_of_the_row(tokenizer, tmp_path):
+    tokenizer.chat_template = (
+        "{%- if 'bad' in messages[0]['content'] %}{{- raise_exception('no bad words') }}{%- endif %}"
+        + tokenizer.chat_template
+    )
+    for name, prompts in (("a", ["q", "r"]), ("b", ["s", "bad"])):
+        lines = [json.dumps(chat(prompt, "good", "poor")) + "\n" for prompt in prompts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (source,) = load_sources(DataArguments(dataset_name=str(tmp_path)), "train")
+    with pytest.raises(DataError, match=r"b\.jsonl, row 2: the chat template cannot render"):
+        tokenize_dataset(source.dataset, source.reader, tokenizer, source.name, RowRules())
 
 
 def test_a_negative_margin_is_noted(tokenizer):
