@@ -13,8 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_reward.data.tokenization import close_text
 from hf_reward.errors import ConfigurationError, DataError
+from hf_reward.modeling.adapters import find_base_model
 from hf_reward.modeling.loading import load_reward_model
-from hf_reward.modeling.score_head import bind_reward_forward, last_token_positions, reads_last_token
+from hf_reward.modeling.score_head import (
+    bind_reward_forward,
+    keep_head_in_float32,
+    last_token_positions,
+    reads_last_token,
+)
 from hf_reward.modeling.tokenizer import load_tokenizer
 
 
@@ -65,6 +71,7 @@ class RewardScorer:
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
         trust_remote_code: bool = False,
+        base_model: str | Path | None = None,
         **init_kwargs: Any,
     ) -> "RewardScorer":
         """
@@ -76,6 +83,8 @@ class RewardScorer:
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`): Type of the weights.
             device (`torch.device` or `str`, *optional*): Defaults to the accelerator if there is one.
             trust_remote_code (`bool`, *optional*, defaults to `False`): Allow code that the checkpoint ships.
+            base_model (`str` or `Path`, *optional*): The model that an adapter belongs to, where the adapter does not
+                name it or it lies elsewhere now.
             init_kwargs: Passed on to `from_pretrained`.
 
         Raises:
@@ -90,7 +99,8 @@ class RewardScorer:
                 name, revision=revision, allow_fresh_head=False, **options
             )
         else:
-            model = _with_adapter(name, adapter, revision, len(tokenizer), options)
+            base = find_base_model(adapter.base_model_name_or_path, name) if base_model is None else str(base_model)
+            model = _with_adapter(name, base, adapter.revision, revision, len(tokenizer), options)
         device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         ours = getattr(model.config, "hf_reward_version", None) is not None or adapter is not None
         return cls(model.to(device), tokenizer, own_forward=not ours)
@@ -194,11 +204,18 @@ def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
 
 
 def _with_adapter(
-    name: str, adapter: PeftConfig, revision: str | None, tokens: int, options: dict[str, Any]
+    name: str, base_model: str, base_revision: str | None, revision: str | None, tokens: int, options: dict[str, Any]
 ) -> PeftModel:
-    base = load_reward_model(adapter.base_model_name_or_path, revision=adapter.revision, **options)
+    try:
+        base = load_reward_model(base_model, revision=base_revision, **options)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"The adapter in {name!r} belongs to the model {base_model!r}, which could not be loaded; say where it is "
+            f"by `base_model`. {error}"
+        ) from error
     if tokens > base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(tokens)
-    # Before the adapter is laid on, so that its copy of the head computes in float32 too.
+    # Before the adapter is laid on, so that its copy of the head is kept, and computes, in float32 too.
+    keep_head_in_float32(base)
     bind_reward_forward(base)
     return PeftModel.from_pretrained(base, name, revision=revision)

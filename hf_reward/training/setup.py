@@ -13,9 +13,16 @@ from hf_reward.data.report import refuse_empty, split_off_dropped
 from hf_reward.data.tokenization import LengthLimits, is_prepared, keep_usable, tokenize_dataset
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import add_adapter, check_head_trains
-from hf_reward.modeling.loading import disable_dropout, load_config, load_reward_model, prepare_model
+from hf_reward.modeling.loading import (
+    check_activation_checkpointing,
+    disable_dropout,
+    load_config,
+    load_reward_model,
+    prepare_model,
+)
 from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
 from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from hf_reward.training.objective import check_loss_columns
 
 
 logger = logging.getLogger(__name__)
@@ -71,6 +78,7 @@ def finish_model(
 ) -> PreTrainedModel | PeftModel:
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    check_activation_checkpointing(base, args.gradient_checkpointing, args.gradient_checkpointing_kwargs)
     prepare_model(base, tokenizer)
     keep_head_in_float32(base)
     bind_reward_forward(base)
@@ -103,15 +111,21 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
             + (" (or a dict of them)." if name == "eval" else ".")
         )
     if is_prepared(dataset.column_names):
-        return dataset
+        return _fits_loss(dataset, args, name)
     limits = LengthLimits(args.max_length, args.max_prompt_length)
     tokenized = tokenize_dataset(dataset, tokenizer, name, limits, args.dataset_num_proc)
     if isinstance(tokenized, IterableDataset):
-        return keep_usable(tokenized)
+        return _fits_loss(keep_usable(tokenized), args, name)
     kept, count = split_off_dropped(tokenized)
     if count.dropped:
         logger.warning(
             "%s: %d of %d pairs dropped (%s)", name, count.rows - count.kept, count.rows, dict(count.dropped)
         )
     refuse_empty(kept, {name: count}, name, min(tokenized["length"][:], default=0), limits.max_length)
-    return kept
+    return _fits_loss(kept, args, name)
+
+
+def _fits_loss(dataset: Any, args: RewardConfig, name: str) -> Any:
+    if dataset.column_names:
+        check_loss_columns(dataset.column_names, args, name)
+    return dataset
