@@ -31,7 +31,9 @@ def _score(arguments: argparse.Namespace) -> None:
     rows = _read(arguments.file) if arguments.file is not None else _conversations(arguments)
     from hf_reward.inference.scorer import RewardScorer
 
-    scorer = RewardScorer.from_pretrained(arguments.model, revision=arguments.revision, dtype=arguments.dtype)
+    scorer = RewardScorer.from_pretrained(
+        arguments.model, revision=arguments.revision, dtype=arguments.dtype, base_model=arguments.base_model
+    )
     rewards = scorer.score(rows, batch_size=arguments.batch_size)
     if arguments.file is not None:
         for reward in rewards:
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=8, help="sequences of one forward pass (default: 8)")
     parser.add_argument("--dtype", default="float32", help="type of the weights (default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--base_model", help="folder or Hub id of an adapter's base model, if it does not name it")
     return parser
 
 

@@ -8,6 +8,11 @@ from hf_reward.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+_ADAPTERS_ONLY = (
+    *("lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_rslora", "use_dora"),
+    *("merge_adapter", "load_in_8bit", "load_in_4bit"),
+)
+
 
 @dataclass
 class ModelArguments:
@@ -47,6 +52,20 @@ class ModelArguments:
             Whether to scale by `lora_alpha / sqrt(lora_r)`.
         use_dora (`bool`, *optional*, defaults to `False`):
             Whether to use DoRA, which learns magnitude and direction apart.
+        lora_target_parameters (`list[str]`, *optional*):
+            Names of parameters that get adapters, such as the experts of a mixture: `mlp.experts.gate_up_proj`. The
+            dropout of the adapters is 0 then.
+        merge_adapter (`bool`, *optional*, defaults to `False`):
+            Whether to save a plain model at the end, with the adapter merged into it; the adapter itself is kept in
+            the folder `adapter`.
+        load_in_8bit (`bool`, *optional*, defaults to `False`):
+            Whether to hold the base model in 8 bits under the adapters (needs bitsandbytes).
+        load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Whether to hold the base model in 4 bits under the adapters (needs bitsandbytes).
+        bnb_4bit_quant_type (`str`, *optional*, defaults to `"nf4"`):
+            Number format of the 4 bits, `"nf4"` or `"fp4"`.
+        use_bnb_nested_quant (`bool`, *optional*, defaults to `False`):
+            Whether to quantise the constants of the 4-bit format too.
 
     Raises:
         `ConfigurationError`: A value cannot work; the message names the parameter, the value and what is expected.
@@ -96,6 +115,25 @@ class ModelArguments:
         default=False, metadata={"help": "Scale the adapters by lora_alpha / sqrt(lora_r) instead."}
     )
     use_dora: bool = field(default=False, metadata={"help": "Use DoRA, which learns magnitude and direction apart."})
+    lora_target_parameters: list[str] | None = field(
+        default=None,
+        metadata={"help": "Parameters that get adapters, such as mlp.experts.gate_up_proj of a mixture of experts."},
+    )
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "End with a plain model, the adapter merged in; it is kept in adapter/."}
+    )
+    load_in_8bit: bool = field(
+        default=False, metadata={"help": "Hold the base model in 8 bits under the adapters (bitsandbytes)."}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Hold the base model in 4 bits under the adapters (bitsandbytes)."}
+    )
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = field(
+        default="nf4", metadata={"help": "Number format of load_in_4bit: nf4 or fp4."}
+    )
+    use_bnb_nested_quant: bool = field(
+        default=False, metadata={"help": "Quantise the constants of the 4-bit format too."}
+    )
 
     def __post_init__(self) -> None:
         if not self.model_name_or_path:
@@ -115,6 +153,24 @@ class ModelArguments:
                 raise ConfigurationError(f"`{name}`: found {value!r}; expected a whole number, 1 or more")
         if not 0 <= self.lora_dropout < 1:
             raise ConfigurationError(f"`lora_dropout`: found {self.lora_dropout!r}; expected 0 or more, below 1")
-        for name in ("lora_target_modules", "lora_modules_to_save", "use_rslora", "use_dora"):
+        for name in _ADAPTERS_ONLY:
             if getattr(self, name) and not self.use_peft:
                 raise ConfigurationError(f"`{name}`: found it set without adapters; expected `use_peft: true` with it")
+        if self.use_peft and self.from_scratch and not self.merge_adapter:
+            raise ConfigurationError(
+                "`from_scratch`: found it with `use_peft`, whose adapter could not be loaded again, because the "
+                "random weights below it are not saved; expected `merge_adapter: true` with it"
+            )
+        self._check_quantization()
+
+    def _check_quantization(self) -> None:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ConfigurationError("`load_in_4bit`: found it with `load_in_8bit`; expected one of them")
+        if self.bnb_4bit_quant_type not in ("nf4", "fp4"):
+            raise ConfigurationError(
+                f"`bnb_4bit_quant_type`: found {self.bnb_4bit_quant_type!r}; expected one of nf4, fp4"
+            )
+        if self.use_bnb_nested_quant and not self.load_in_4bit:
+            raise ConfigurationError("`use_bnb_nested_quant`: found it set; expected `load_in_4bit: true` with it")
+        if self.from_scratch and (self.load_in_8bit or self.load_in_4bit):
+            raise ConfigurationError("`from_scratch`: found it with quantisation; expected weights to quantise")

@@ -24,11 +24,15 @@ _NUMBERS = (
     "adam_epsilon",
     "max_grad_norm",
     "center_rewards_coefficient",
+    "label_smoothing",
+    "tie_threshold",
 )
 _REQUIRED_COUNTS = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "skip_non_finite_steps": 0,
+    "eval_sample_pairs": 0,
 }
 _OPTIONAL_COUNTS = {
     "max_length": 1,
@@ -89,14 +93,29 @@ class RewardConfig(TrainingArguments):
 
         > Parameters that control the training
 
+        loss_type (`str`, *optional*, defaults to `"bradley_terry"`):
+            `"bradley_terry"` compares completions two by two, `"plackett_luce"` ranks the completions of a group as a
+            whole, `"regression"` fits the `scores` of single completions.
+        margin_mode (`str`, *optional*, defaults to `"subtract"`):
+            What the `margin` column does: `"subtract"` asks for a difference of that many reward units, `"scale"`
+            multiplies the loss of the pair.
+        label_smoothing (`float`, *optional*, defaults to `0.0`):
+            Probability that a pair is labelled the wrong way round, below 1/2.
+        tie_threshold (`float`, *optional*):
+            Threshold t above 1 of the Rao-Kupper model of ties. `None` takes a tie as a preference of 1/2.
         center_rewards_coefficient (`float`, *optional*):
             Weight of the squared sum of a pair's rewards, which pulls the mean reward to 0; `0.01` is usual.
         activation_offloading (`bool`, *optional*, defaults to `False`):
             Whether to hold activations in CPU memory between forward and backward.
+        skip_non_finite_steps (`int`, *optional*, defaults to `0`):
+            Number of optimizer steps that are left out because their loss or gradient norm is NaN or infinite. The
+            first one beyond it ends the run, before the weights are touched.
         total_episodes (`int`, *optional*):
             Number of pairs to train on in all, instead of `num_train_epochs`.
         num_evals (`int`, *optional*):
             Number of evaluations, spread evenly over the run. `0` runs none, `None` follows `eval_strategy`.
+        eval_sample_pairs (`int`, *optional*, defaults to `0`):
+            Number of best, of worst and of random pairs to show with their rewards after each evaluation.
 
     > [!NOTE]
     > These parameters have default values different from [`~transformers.TrainingArguments`]:
@@ -207,6 +226,23 @@ class RewardConfig(TrainingArguments):
     )
 
     # Parameters that control the training
+    loss_type: Literal["bradley_terry", "plackett_luce", "regression"] = field(
+        default="bradley_terry",
+        metadata={
+            "help": "What is minimised: bradley_terry (pairs), plackett_luce (rankings) or regression (scores)."
+        },
+    )
+    margin_mode: Literal["subtract", "scale"] = field(
+        default="subtract",
+        metadata={"help": "What the margin column does: subtract from the reward difference, or scale the loss."},
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Probability that a pair is labelled the wrong way round, below 0.5."}
+    )
+    tie_threshold: float | None = field(
+        default=None,
+        metadata={"help": "Threshold above 1 of the Rao-Kupper model of ties. Not set: a tie is a preference of 1/2."},
+    )
     center_rewards_coefficient: float | None = field(
         default=None,
         metadata={"help": "Weight of the loss term that pulls the mean reward to 0; 0.01 is usual. Not set: off."},
@@ -214,12 +250,19 @@ class RewardConfig(TrainingArguments):
     activation_offloading: bool = field(
         default=False, metadata={"help": "Hold activations in CPU memory between forward and backward."}
     )
+    skip_non_finite_steps: int = field(
+        default=0,
+        metadata={"help": "Steps with a NaN or Inf loss or gradient norm to leave out; one more ends the run."},
+    )
     total_episodes: int | None = field(
         default=None, metadata={"help": "Pairs to train on in all, instead of num_train_epochs."}
     )
     num_evals: int | None = field(
         default=None,
         metadata={"help": "Evaluations, spread evenly over the run. 0: none. Not set: follow eval_strategy."},
+    )
+    eval_sample_pairs: int = field(
+        default=0, metadata={"help": "Best, worst and random pairs to show after each evaluation; 0 shows none."}
     )
 
     def __post_init__(self) -> None:
@@ -265,7 +308,7 @@ class RewardConfig(TrainingArguments):
                 raise ConfigurationError(f"`{name}`: found {value!r}; expected a whole number, {smallest} or more")
         for name in _NUMBERS:
             value = getattr(self, name)
-            if value is None and name == "center_rewards_coefficient":
+            if value is None and name in ("center_rewards_coefficient", "tie_threshold"):
                 continue
             if not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value):
                 raise ConfigurationError(f"`{name}`: found {value!r}; expected a number")
@@ -287,6 +330,39 @@ class RewardConfig(TrainingArguments):
             raise ConfigurationError(f"`overlong`: found {self.overlong!r}; expected drop or truncate_prompt")
         if self.score_head_init not in ("normal", "library"):
             raise ConfigurationError(f"`score_head_init`: found {self.score_head_init!r}; expected normal or library")
+
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        for name, choices in (
+            ("loss_type", ("bradley_terry", "plackett_luce", "regression")),
+            ("margin_mode", ("subtract", "scale")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(f"`{name}`: found {getattr(self, name)!r}; expected {' or '.join(choices)}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ConfigurationError(
+                f"`label_smoothing`: found {self.label_smoothing!r}; expected a number of at least 0 and below 0.5"
+            )
+        if self.tie_threshold is not None and not (math.isfinite(self.tie_threshold) and self.tie_threshold > 1):
+            raise ConfigurationError(f"`tie_threshold`: found {self.tie_threshold!r}; expected a number above 1")
+        if self.label_smoothing_factor:
+            raise ConfigurationError(
+                f"`label_smoothing_factor`: found {self.label_smoothing_factor!r}, which smooths the classes of a "
+                "classifier and does nothing here; for preference pairs say `label_smoothing`"
+            )
+        pairwise = {"margin_mode": "subtract", "label_smoothing": 0.0, "tie_threshold": None}
+        for name, neutral in pairwise.items():
+            if self.loss_type != "bradley_terry" and getattr(self, name) != neutral:
+                raise ConfigurationError(
+                    f"`{name}`: found {getattr(self, name)!r}, but `loss_type: {self.loss_type}` does not use it; "
+                    "leave it out, or choose `loss_type: bradley_terry`"
+                )
+        if self.loss_type == "regression" and self.center_rewards_coefficient:
+            raise ConfigurationError(
+                f"`center_rewards_coefficient`: found {self.center_rewards_coefficient!r}, but the scores of "
+                "`loss_type: regression` fix the level of the rewards; leave it out"
+            )
 
     def _choose_precision(self) -> None:
         accelerator = torch.accelerator.is_available() and not self.use_cpu

@@ -65,7 +65,6 @@ _TARGET_COLUMNS = " ".join(
     f"{side}_{column}" for side in ("chosen", "rejected") for column in ("input_ids", "labels", "attention_mask")
 )
 _CACHE_HASH = "follows from the sources and all options that matter; give the sources themselves"
-_QUANTISED = "comes with the adapters"
 _OBSERVED = "follows from the batch size, the accumulation and the number of processes; the run prints it"
 
 _ARGS = (
@@ -175,10 +174,10 @@ _MODEL = (
         accepts=("SEQ_CLS",),
         note="a reward model is a sequence classifier; with another task type the score head would be lost",
     ),
-    SeedField("load_in_8bit", "planned", accepts=("false",), note=_QUANTISED),
-    SeedField("load_in_4bit", "planned", accepts=("false",), note=_QUANTISED),
-    SeedField("bnb_4bit_quant_type", "planned", accepts=("nf4",), note=_QUANTISED),
-    SeedField("use_bnb_nested_quant", "planned", accepts=("false",), note=_QUANTISED),
+    _same("load_in_8bit"),
+    _same("load_in_4bit"),
+    _same("bnb_4bit_quant_type"),
+    _same("use_bnb_nested_quant"),
     _same("num_labels", "1; stands in the documented command line"),
 )
 

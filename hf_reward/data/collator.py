@@ -32,6 +32,8 @@ class PreferenceCollator:
         - `reward_positions` (`torch.long`, places in the flattened (S * L) token grid, group after group): (S,)
         - `group_sizes` (a tuple of `int`, read on the host without waiting for the device): G entries
         - `group_tokens` (`torch.long`, real tokens of each group): (G,)
+        - `completion_tokens` (`torch.long`, tokens after the prompt, only if `prompt_length` is known): (S,)
+        - `subset` (a tuple of `str`, only if a row names one): G entries
         - `weight` (`torch.float32`, 1 where the data has none): (G,)
         - `margin` (`torch.float32`, in reward units, only if the pairs carry one): (G,)
         - `chosen_probability` (`torch.float32`), `tie` (`torch.bool`), only if the pairs carry them: (G,)
@@ -82,6 +84,12 @@ class PreferenceCollator:
             "group_tokens": torch.tensor([sum(map(len, group)) for group in groups]),
             "weight": torch.tensor([_number(row, "weight", 1.0) for row in rows], dtype=torch.float32),
         }
+        if all(row.get("prompt_length") is not None for row in rows):
+            batch["completion_tokens"] = torch.tensor(
+                [len(side) - row["prompt_length"] for row, group in zip(rows, groups, strict=True) for side in group]
+            )
+        if any(row.get("subset") for row in rows):
+            batch["subset"] = tuple(row.get("subset") or "" for row in rows)
         return batch | _optional(rows, [len(group) for group in groups])
 
     def _pad(self, sequences: list[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,18 @@ EXTRA_TYPES = {
     "chosen_probability": Value("float32"),
     "tie": Value("bool"),
     "scores": Sequence(Value("float32")),
+    # The name of a part of the data, by which evaluation counts apart.
+    "subset": Value("string"),
 }
 # What a row without a value counts as; `scores` has no neutral value and stays empty.
-NEUTRAL: dict[str, Any] = {"margin": 0.0, "weight": 1.0, "chosen_probability": 1.0, "tie": False, "scores": None}
+NEUTRAL: dict[str, Any] = {
+    "margin": 0.0,
+    "weight": 1.0,
+    "chosen_probability": 1.0,
+    "tie": False,
+    "scores": None,
+    "subset": "",
+}
 
 
 def make_features(groups: bool, extra: Iterable[str]) -> Features:

@@ -127,7 +127,14 @@ class RowTokenizer:
     @cached_property
     def features(self) -> Features:
         """Columns and types of the rows that come out."""
-        return make_features(self.reader.keeps_groups or self.rules.as_groups, self.reader.extra_columns)
+        extra = (*self.reader.extra_columns, *(["subset"] if "subset" in self.reader.columns else []))
+        return make_features(self.reader.keeps_groups or self.rules.as_groups, extra)
+
+    @cached_property
+    def _subset_column(self) -> str:
+        """What the source itself calls the column `subset`."""
+        names = dict(self.reader.options.column_map)
+        return next((theirs for theirs, ours in names.items() if ours == "subset"), "subset")
 
     @cached_property
     def _encode(self) -> RowEncoder:
@@ -138,6 +145,7 @@ class RowTokenizer:
         entries: list[Entry] = []
         numbers: list[int] = []
         places: list[str] = []
+        subsets: list[str] = []
         for position, index in enumerate(indices):
             row = {column: values[position] for column, values in batch.items()}
             number = row.get("source_row") or index + 1
@@ -146,9 +154,11 @@ class RowTokenizer:
             entries += found
             numbers += [number] * len(found)
             places += [place] * len(found)
+            subsets += [str(row.get(self._subset_column) or "")] * len(found)
+        encoded = self._ids(entries, places)
         rows = [
-            self._row(entry, ids, place) | {"source_row": number}
-            for entry, ids, place, number in zip(entries, self._ids(entries, places), places, numbers, strict=True)
+            self._row(entry, ids, place) | {"source_row": number, "subset": subset}
+            for entry, ids, place, number, subset in zip(entries, encoded, places, numbers, subsets, strict=True)
         ]
         return {column: [row[column] for row in rows] for column in self.features}
 

@@ -1,6 +1,7 @@
 """Preference pairs with the rewards that a model gave them, and the choice of those worth reading."""
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,3 +61,32 @@ def best_and_worst(pairs: Sequence[ScoredPair], count: int = 3) -> tuple[list[Sc
     best = sorted(ordered, key=lambda pair: -pair.margin)
     worst = sorted(ordered, key=lambda pair: pair.margin)
     return best[:count], worst[:count]
+
+
+def sample_indices(margins: Sequence[float], count: int, seed: int) -> dict[str, list[int]]:
+    """
+    Places of the pairs to show of an evaluation: those most clearly right, most clearly wrong, and some at random.
+
+    The random ones depend on the seed and the number of pairs alone, so that the same pairs can be followed from one
+    evaluation to the next. A pair whose margin is not finite can only be among them.
+
+    Args:
+        margins (`Sequence[float]`): Chosen minus rejected reward of every pair.
+        count (`int`): How many of each.
+        seed (`int`): Of the random choice.
+
+    Returns:
+        `dict[str, list[int]]`: `"best"` (largest margin first), `"worst"` (smallest first), `"random"` (in order).
+
+    Examples:
+
+    >>> chosen = sample_indices([1.0, -2.0, 3.0, math.nan], count=2, seed=0)
+    >>> chosen["best"], chosen["worst"], len(chosen["random"])
+    ([2, 0], [1, 0], 2)
+    """
+    finite = [place for place, margin in enumerate(margins) if math.isfinite(margin)]
+    return {
+        "best": sorted(finite, key=lambda place: -margins[place])[:count],
+        "worst": sorted(finite, key=lambda place: margins[place])[:count],
+        "random": sorted(random.Random(seed).sample(range(len(margins)), min(count, len(margins)))),
+    }

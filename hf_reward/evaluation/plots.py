@@ -186,6 +186,9 @@ def _curves(log_history: Sequence[Mapping[str, Any]], metric: str) -> tuple[Curv
             match = pattern.fullmatch(key)
             if match is None or "step" not in entry or not isinstance(value, int | float):
                 continue
+            prefix = key.removesuffix(metric)
+            if f"{prefix}pairs" in entry and f"{prefix}loss" not in entry:
+                continue  # of a subset of an evaluation set; its curve would hide those of the sets
             if not math.isfinite(value):
                 dropped += 1
                 continue

@@ -22,7 +22,16 @@ METRICS = (
     ("chosen_reward", "chosen reward (mean)"),
     ("rejected_reward", "rejected reward (mean)"),
     ("reward_std", "reward standard deviation"),
+    ("reward_margin_p5", "reward margin (5th percentile)"),
+    ("reward_margin_p50", "reward margin (median)"),
+    ("reward_margin_p95", "reward margin (95th percentile)"),
+    ("calibration_error", "calibration error of sigmoid(margin)"),
+    ("length_correlation", "correlation of reward and length"),
+    ("longer_wins", 'accuracy of "the longer wins"'),
+    ("accuracy_chosen_shorter", "accuracy where chosen is shorter"),
 )
+# Those of them that are shares of pairs, and are shown with the number they are shares of.
+SHARES = ("accuracy", "tie_rate", "longer_wins", "accuracy_chosen_shorter")
 # Joiners that scripts and emoji need; all other invisible characters could rewrite the terminal.
 VISIBLE_JOINERS = "\u200c\u200d"
 
@@ -72,29 +81,40 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "Evaluation") -> "Tab
     for key, label in METRICS:
         if values.get(key) is None:
             continue
-        share = pairs is not None and key in ("accuracy", "tie_rate") and math.isfinite(values[key])
-        counted = f"{values[key] * pairs:,.1f}".removesuffix(".0") + f" of {pairs:,.0f} pairs" if share else ""
-        table.add_row(label, f"{values[key]:.4f}", counted)
+        of = values.get("pairs_chosen_shorter") if key == "accuracy_chosen_shorter" else pairs
+        table.add_row(label, f"{values[key]:.4f}", _share(values[key], of) if key in SHARES else "")
+    for key, count in values.items():
+        name = key.removesuffix("_pairs")
+        accuracy = values.get(f"{name}_accuracy") if key != name else None
+        if accuracy is not None:
+            table.add_row(_text(f"accuracy: {name}"), f"{accuracy:.4f}", _share(accuracy, count))
     return table
 
 
-def pairs_table(best: Sequence[ScoredPair], worst: Sequence[ScoredPair]) -> "Table":
+def pairs_table(
+    best: Sequence[ScoredPair],
+    worst: Sequence[ScoredPair],
+    random: Sequence[ScoredPair] = (),
+    title: str = "Best and worst pairs",
+) -> "Table":
     """
     Show scored pairs, three lines each: the prompt, and either side with its reward.
 
     Args:
         best (`Sequence[ScoredPair]`): Pairs with the largest margins, largest first.
         worst (`Sequence[ScoredPair]`): Pairs with the smallest margins, smallest first.
+        random (`Sequence[ScoredPair]`, *optional*): Pairs taken at random.
+        title (`str`, *optional*, defaults to `"Best and worst pairs"`): What is shown.
 
     Returns:
         `rich.table.Table`: Texts longer than two lines are shortened in their middle to fit the terminal.
     """
-    table = _table("Best and worst pairs")
+    table = _table(title)
     table.add_column("pair", no_wrap=True)
     table.add_column("side", no_wrap=True)
     table.add_column("reward", justify="right", no_wrap=True)
     table.add_column("text", ratio=1)
-    for kind, pairs in (("best", best), ("worst", worst)):
+    for kind, pairs in (("best", best), ("worst", worst), ("random", random)):
         for place, pair in enumerate(pairs, start=1):
             sides = [
                 ("chosen", f"{pair.chosen_reward:+.3f}", pair.chosen),
@@ -237,6 +257,12 @@ def shorten(text: str, width: int) -> str:
         return text
     kept = max(width - 5, 2)
     return f"{text[: kept - kept // 2]} ... {text[-(kept // 2) :]}"
+
+
+def _share(share: float, pairs: float | None) -> str:
+    if pairs is None or not math.isfinite(share):
+        return ""
+    return f"{share * pairs:,.1f}".removesuffix(".0") + f" of {pairs:,.0f} pairs"
 
 
 class _Shortened:

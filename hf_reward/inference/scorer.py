@@ -13,9 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_reward.data.encoding import close_text
 from hf_reward.errors import ConfigurationError, DataError
-from hf_reward.modeling.adapters import base_model
+from hf_reward.modeling.adapters import base_model as classifier_of
+from hf_reward.modeling.adapters import find_base_model
 from hf_reward.modeling.loading import embedding_rows, load_reward_model
-from hf_reward.modeling.score_head import bind_reward_forward, last_token_positions, reads_last_token
+from hf_reward.modeling.score_head import (
+    bind_reward_forward,
+    keep_head_in_float32,
+    last_token_positions,
+    reads_last_token,
+)
 from hf_reward.modeling.tokenizer import load_tokenizer
 
 
@@ -55,7 +61,7 @@ class RewardScorer:
         self._own_forward = own_forward
         self._warned = False
         if not own_forward:
-            bind_reward_forward(base_model(model))
+            bind_reward_forward(classifier_of(model))
 
     @classmethod
     def from_pretrained(
@@ -66,6 +72,7 @@ class RewardScorer:
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
         trust_remote_code: bool = False,
+        base_model: str | Path | None = None,
         **init_kwargs: Any,
     ) -> "RewardScorer":
         """
@@ -77,6 +84,8 @@ class RewardScorer:
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`): Type of the weights.
             device (`torch.device` or `str`, *optional*): Defaults to the accelerator if there is one.
             trust_remote_code (`bool`, *optional*, defaults to `False`): Allow code that the checkpoint ships.
+            base_model (`str` or `Path`, *optional*): The model that an adapter belongs to, where the adapter does not
+                name it or it lies elsewhere now.
             init_kwargs: Passed on to `from_pretrained`.
 
         Raises:
@@ -91,7 +100,8 @@ class RewardScorer:
                 name, revision=revision, allow_fresh_head=False, **options
             )
         else:
-            model = _with_adapter(name, adapter, revision, len(tokenizer), options)
+            base = find_base_model(adapter.base_model_name_or_path, name) if base_model is None else str(base_model)
+            model = _with_adapter(name, base, adapter.revision, revision, len(tokenizer), options)
         device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         ours = getattr(model.config, "hf_reward_version", None) is not None or adapter is not None
         model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` so that checkers take `device` for `self`
@@ -200,16 +210,18 @@ def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
 
 
 def _with_adapter(
-    name: str, adapter: PeftConfig, revision: str | None, tokens: int, options: dict[str, Any]
+    name: str, base_model: str, base_revision: str | None, revision: str | None, tokens: int, options: dict[str, Any]
 ) -> PeftModel:
-    if adapter.base_model_name_or_path is None:
+    try:
+        base = load_reward_model(base_model, revision=base_revision, **options)
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"The adapter {name!r} does not say which model it belongs to: `base_model_name_or_path` in its "
-            "adapter_config.json is null. Put the model's Hub id or folder there."
-        )
-    base = load_reward_model(adapter.base_model_name_or_path, revision=adapter.revision, **options)
+            f"The adapter in {name!r} belongs to the model {base_model!r}, which could not be loaded; say where it is "
+            f"by `base_model`. {error}"
+        ) from error
     if tokens > embedding_rows(base):
         base.resize_token_embeddings(tokens)
-    # Before the adapter is laid on, so that its copy of the head computes in float32 too.
+    # Before the adapter is laid on, so that its copy of the head is kept, and computes, in float32 too.
+    keep_head_in_float32(base)
     bind_reward_forward(base)
     return PeftModel.from_pretrained(base, name, revision=revision)

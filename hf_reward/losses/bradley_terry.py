@@ -3,6 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_reward.losses.dtypes import at_least_float32
+
 
 def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, margin: Tensor | None = None) -> Tensor:
     """
@@ -33,13 +35,10 @@ def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, margin:
     [0.6931, 0.6931]
 
     References:
-        Bradley and Terry (1952), Biometrika 39(3/4), for the model of pairwise preference.
+        Bradley and Terry (1952), Biometrika 39(3/4), for the model of pairwise preference; Touvron et al. (2023),
+        arXiv:2307.09288, equation 2, for the margin.
     """
-    difference = _at_least_float32(chosen_rewards) - _at_least_float32(rejected_rewards)
+    difference = at_least_float32(chosen_rewards) - at_least_float32(rejected_rewards)
     if margin is not None:
         difference = difference - margin
     return F.softplus(-difference)
-
-
-def _at_least_float32(rewards: Tensor) -> Tensor:
-    return rewards if rewards.element_size() >= 4 else rewards.float()

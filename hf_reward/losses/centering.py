@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from hf_reward.losses.dtypes import at_least_float32
+
 
 def reward_centering_penalty(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
     """
@@ -12,12 +14,15 @@ def reward_centering_penalty(chosen_rewards: Tensor, rejected_rewards: Tensor) -
     Only differences of rewards are learnt from pairs, so their common level is free to drift; this term pins it to 0.
 
     Shape:
-        With P pairs, the arguments and the result are (P,).
+        With P pairs, the arguments and the result are (P,). Half-precision rewards are raised to float32 first.
 
     Examples:
 
     >>> import torch
     >>> reward_centering_penalty(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 1.0])).tolist()
     [0.0, 9.0]
+
+    References:
+        Eisenstein et al. (2023), arXiv:2312.09244.
     """
-    return (chosen_rewards + rejected_rewards).square()
+    return (at_least_float32(chosen_rewards) + at_least_float32(rejected_rewards)).square()

@@ -42,14 +42,21 @@ def group_pairs(group_sizes: Sequence[int], device: torch.device | str = "cpu") 
     return chosen, rejected, owner
 
 
-def mean_over_group(values: Tensor, group: Tensor, groups: int) -> Tensor:
+def mean_over_group(values: Tensor, group: Tensor, groups: int, counted: Tensor | None = None) -> Tensor:
     """
-    Mean of the values of each group's pairs, so that a group counts once however many completions it has.
+    Mean of the values of each group, so that a group counts once however many completions or pairs it has.
 
-        mean_g = sum of values_p over the pairs p of group g, divided by k_g (k_g - 1) / 2
+        mean_g = sum of c_p values_p over the pairs p of group g, divided by the sum of c_p
+
+    Args:
+        values (`torch.Tensor`): A value of every implied pair (or of every completion).
+        group (`torch.Tensor`): The group that each value belongs to.
+        groups (`int`): Number of groups.
+        counted (`torch.Tensor`, *optional*):
+            c, true where a value counts; defaults to all. A group of which nothing counts has the mean 0.
 
     Shape:
-        With P implied pairs and G groups: `values` and `group` are (P,), the result is (G,).
+        With P implied pairs and G groups: `values`, `group` and `counted` are (P,), the result is (G,).
 
     Examples:
 
@@ -60,6 +67,7 @@ def mean_over_group(values: Tensor, group: Tensor, groups: int) -> Tensor:
     References:
         Ouyang et al. (2022), arXiv:2203.02155, equation 1, for the mean over all pairs of a ranked prompt.
     """
-    total = values.new_zeros(groups).index_add(0, group, values)
-    count = values.new_zeros(groups).index_add(0, group, torch.ones_like(values))
-    return total / count
+    ones = torch.ones_like(values) if counted is None else counted.to(values.dtype)
+    total = values.new_zeros(groups).index_add(0, group, ones * values)
+    count = values.new_zeros(groups).index_add(0, group, ones)
+    return total / count.clamp_min(1)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 NAMES = (
-    "pairs",  # pairs that count, each once
+    "pairs",  # pairs that count and of which one side is preferred, each once
+    "undecided",  # pairs that count and are ties in the data
     "right",  # pairs with chosen > rejected, ties half
     "ties",  # pairs with equal rewards
     "chosen",  # sum of chosen rewards
@@ -24,7 +25,7 @@ class PreferenceSums:
     Running sums over preference pairs on the device; one reduction and one division when they are read.
 
     `update` neither synchronises the device nor talks to other processes. Pairs with weight 0 (rows that were repeated
-    only to even out processes) count nowhere.
+    only to even out processes) count nowhere; pairs of which the data prefers neither side count in the loss alone.
 
     Examples:
 
@@ -47,6 +48,7 @@ class PreferenceSums:
         loss: Tensor | None = None,
         weight: Tensor | None = None,
         tokens: Tensor | None = None,
+        decided: Tensor | None = None,
     ) -> None:
         """
         Add one batch.
@@ -56,17 +58,21 @@ class PreferenceSums:
             counted (`torch.Tensor`): 1 where a pair counts, 0 where it is a repeated row.
             loss, weight (`torch.Tensor`, *optional*): Loss and weight of each group.
             tokens (`torch.Tensor`, *optional*): Number of real tokens of the batch.
+            decided (`torch.Tensor`, *optional*): False where the data prefers neither side; defaults to none.
 
         Shape:
-            `chosen_rewards`, `rejected_rewards`, `counted`: (P,); `loss`, `weight`: (G,); `tokens`: ().
+            `chosen_rewards`, `rejected_rewards`, `counted`, `decided`: (P,); `loss`, `weight`: (G,); `tokens`: ().
         """
         dtype = torch.float32 if chosen_rewards.device.type == "mps" else torch.float64
         chosen, rejected, counted = (x.detach().to(dtype) for x in (chosen_rewards, rejected_rewards, counted))
         zero = chosen.new_zeros(())
+        seen = counted.sum()
+        counted = counted if decided is None else counted * decided
         ties = (chosen == rejected).to(dtype)
         batch = torch.stack(
             [
                 counted.sum(),
+                seen - counted.sum(),
                 (counted * ((chosen > rejected).to(dtype) + ties / 2)).sum(),
                 (counted * ties).sum(),
                 (counted * chosen).sum(),
@@ -91,19 +97,21 @@ class PreferenceSums:
 
         Returns:
             `dict[str, float]`: `loss` (if losses were given), `accuracy`, `tie_rate`, `reward_margin`,
-            `chosen_reward`, `rejected_reward`, `reward_mean`, `reward_std`, and the counts `pairs` and `tokens`. Empty
-            when no pair was counted.
+            `chosen_reward`, `rejected_reward`, `reward_mean`, `reward_std`, and the counts `pairs` and `tokens`, and
+            `undecided_pairs` if there are any. Empty when no pair was counted.
         """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         sums = torch.zeros(len(NAMES), dtype=dtype, device=device) if self._sums is None else self._sums
         if reduce is not None:
             sums = reduce(sums)
         total = dict(zip(NAMES, sums.tolist(), strict=True))
-        pairs = total["pairs"]
-        if pairs == 0:
-            return {}
-        mean = (total["chosen"] + total["rejected"]) / (2 * pairs)
+        pairs, undecided = total["pairs"], int(total["undecided"])
         metrics: dict[str, float] = {"loss": total["loss"] / total["weight"]} if total["weight"] > 0 else {}
+        if undecided:
+            metrics |= {"undecided_pairs": undecided, "pairs": 0, "tokens": int(total["tokens"])}
+        if pairs == 0:
+            return metrics if undecided else {}
+        mean = (total["chosen"] + total["rejected"]) / (2 * pairs)
         return metrics | {
             "accuracy": total["right"] / pairs,
             "tie_rate": total["ties"] / pairs,

@@ -16,6 +16,9 @@ from hf_reward.modeling.score_head import head_module, init_score_head, reads_la
 
 logger = logging.getLogger(__name__)
 
+# Models that number positions from the pad id + 1 on.
+_POSITIONS_FROM_PAD = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
+
 
 def load_config(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
     """
@@ -127,7 +130,8 @@ def _from_pretrained(
     head = head_module(model)
     names = tuple(f"{name}." for name, module in model.named_modules() if module is head)
     missing = set(info["missing_keys"])
-    fresh = {name for name in missing if name.startswith((*names, "pooler."))}
+    # An encoder's pooler belongs to its head: language models are saved without it.
+    fresh = {name for name in missing if name.startswith(names) or "pooler." in name}
     if missing - fresh:
         some = ", ".join(sorted(missing - fresh)[:3])
         logger.warning(
@@ -148,17 +152,19 @@ def prepare_model(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     return the raw reward, `sentence_transformers` makes CrossEncoder do so.
 
     Raises:
-        `ConfigurationError`: The model has more than one output.
+        `ConfigurationError`: The model has more than one output, or numbers its positions by another pad token.
     """
     if model.config.num_labels != 1:
         raise ConfigurationError(
             f"The model has {model.config.num_labels} outputs (`num_labels`); a reward model has one. Load it with "
             "`num_labels=1`, or pass its name."
         )
+    _check_pad_of_positions(model, tokenizer)
     rows = embedding_rows(model)
     if rows and len(tokenizer) > rows:
         logger.info("embedding: grown from %d to %d rows for the tokens that were added", rows, len(tokenizer))
         model.resize_token_embeddings(len(tokenizer))
+        model.__dict__["embedding_has_grown"] = True  # an adapter must save it too
     text_config = model.config.get_text_config()
     for config in {id(config): config for config in (model.config, text_config)}.values():
         config.pad_token_id = tokenizer.pad_token_id
@@ -176,6 +182,31 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return int(embedding.weight.shape[0])
 
 
+def _check_pad_of_positions(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """RoBERTa and its kin number positions from the pad id on; another pad token would shift all of them."""
+    pad = model.config.pad_token_id
+    if model.config.model_type in _POSITIONS_FROM_PAD and pad != tokenizer.pad_token_id:
+        raise ConfigurationError(
+            f"The tokenizer's pad token has the id {tokenizer.pad_token_id}, but a {model.config.model_type} model "
+            f"numbers its positions from its own pad id {pad}. Use the tokenizer that belongs to the model, or give "
+            "the token with that id by `pad_token`."
+        )
+
+
+def check_activation_checkpointing(model: PreTrainedModel, enabled: bool | None, kwargs: Any) -> None:
+    """
+    Refuse reentrant activation checkpointing where a model's layers share a part of the graph.
+
+    Raises:
+        `ConfigurationError`: It is a DeBERTa, whose layers share their relative positions.
+    """
+    if enabled and (kwargs or {}).get("use_reentrant") and model.config.model_type in ("deberta", "deberta-v2"):
+        raise ConfigurationError(
+            "`gradient_checkpointing_kwargs`: found use_reentrant: true with a DeBERTa, whose layers share their "
+            "relative positions, so that the backward pass would fail; expected use_reentrant: false"
+        )
+
+
 def _set_pad_of_embedding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """`nn.Embedding` gives no gradient to its padding row; that must be the pad token's, not one that is in use."""
     embedding: Any = model.get_input_embeddings()
@@ -187,8 +218,7 @@ def longest_input(config: PreTrainedConfig) -> int | None:
     """Number of tokens that the model has positions for, if its config says so."""
     config = config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
-    # RoBERTa and its kin number positions from the pad id + 1 on.
-    if limit is not None and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
+    if limit is not None and config.model_type in _POSITIONS_FROM_PAD:
         return int(limit) - int(config.pad_token_id) - 1
     return limit if limit is None else int(limit)
 

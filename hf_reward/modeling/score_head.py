@@ -18,6 +18,9 @@ from hf_reward.errors import ConfigurationError
 # Where a bound module keeps the forward that it had on its instance (`None`: that of its class).
 _OWN = "_forward_before_hf_reward"
 
+# What models call their head: `score` in decoders, the others in encoders.
+HEAD_NAMES = ("score", "classifier", "classification_head")
+
 
 def last_token_positions(attention_mask: Tensor) -> Tensor:
     """
@@ -45,7 +48,7 @@ def reads_last_token(model: nn.Module) -> bool:
 
 def head_module(model: nn.Module) -> nn.Module:
     """The module that turns hidden states into the reward: `score` in decoders, the classifier in encoders."""
-    for name in ("score", "classifier", "classification_head"):
+    for name in HEAD_NAMES:
         module = getattr(model, name, None)
         if isinstance(module, nn.Module):
             return module

@@ -22,7 +22,7 @@ from hf_reward.data.preparation import (
     set_evaluation_apart,
 )
 from hf_reward.errors import ConfigurationError, DataError
-from hf_reward.training.setup import check_batches, refuse_unused_columns, row_rules
+from hf_reward.training.setup import check_batches, check_columns_of, row_rules
 
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def load_data(
         data = _join(train, evaluations, args, data_args)
     if check:
         for name, dataset in data.splits().items():
-            refuse_unused_columns(dataset, name)
+            check_columns_of(dataset, args, name)
             check_batches(dataset, args, name)
     return data
 

@@ -15,7 +15,8 @@ from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import RunError
 from hf_reward.evaluation.pairs import ScoredPair, best_and_worst
 from hf_reward.files import write_json
-from hf_reward.training.objective import preference_outputs
+from hf_reward.training.objective import completion_rewards
+from hf_reward.training.samples import read_pair
 from hf_reward.training.trainer import RewardTrainer
 
 
@@ -50,21 +51,9 @@ def evaluate(trainer: RewardTrainer, datasets: Any) -> tuple[dict[str, float], l
 
 def scored_pairs(trainer: RewardTrainer, dataset: Dataset, rewards: np.ndarray) -> list[ScoredPair]:
     """Pairs as text with their rewards; `rewards` is (pairs, 2), chosen then rejected."""
-    tokenizer = trainer.processing_class
-
-    def text(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
     return [
-        ScoredPair(
-            text(row["chosen_input_ids"][: row["prompt_length"]]),
-            text(row["chosen_input_ids"][row["prompt_length"] :]),
-            text(row["rejected_input_ids"][row["prompt_length"] :]),
-            float(chosen),
-            float(rejected),
-            index,
-        )
-        for index, (row, (chosen, rejected)) in enumerate(zip(dataset, rewards, strict=True))
+        read_pair(row, values, trainer.processing_class, index)
+        for index, (row, values) in enumerate(zip(dataset, rewards, strict=True))
     ]
 
 
@@ -96,10 +85,10 @@ def check_saved_adapter(trainer: RewardTrainer) -> None:
     active = model.active_adapter
     model.eval()
     with torch.no_grad(), trainer.reward_forward():
-        trained = preference_outputs(model, batch).rewards
+        trained = completion_rewards(model, batch)
         model.load_adapter(trainer.args.output_dir, adapter_name="saved", is_trainable=False)
         model.set_adapter("saved")
-        saved = preference_outputs(model, batch).rewards
+        saved = completion_rewards(model, batch)
     model.set_adapter(active)
     model.delete_adapter("saved")
     difference = (trained - saved).abs().max().item()

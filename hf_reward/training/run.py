@@ -13,9 +13,12 @@ from hf_reward.errors import ConfigurationError
 from hf_reward.files import check_writable
 from hf_reward.modeling.adapters import lora_config
 from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
+from hf_reward.modeling.quantization import quantization_config
 from hf_reward.modeling.tokenizer import load_tokenizer
+from hf_reward.training.checkpoints import resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
+from hf_reward.training.merged import check_can_merge, merge_trained
 from hf_reward.training.mode import check_world_size, describe_mode
 from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
 from hf_reward.training.schedule import pairs_per_step
@@ -76,6 +79,8 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
     trainer = build_trainer(args, model_args, tokenizer, data)
     logger.info(describe_mode(trainer))
     train_metrics = train(trainer)
+    if model_args.merge_adapter:
+        merge_trained(trainer, model_args)
     eval_metrics, scored = evaluate(trainer, data.evaluation)
     save_reward_statistics(trainer, scored)
     best, worst = write_results(trainer, data_args, model_args, data.report, train_metrics, eval_metrics, scored)
@@ -95,10 +100,7 @@ def check_output_folder(args: RewardConfig) -> None:
             f"`output_dir` {args.output_dir!r} holds {Path(last).name} of an earlier run. Go on with it by "
             "`resume_from_checkpoint: true`, or choose another folder."
         )
-    if resume is not None and str(resume).lower() == "true" and last is None:
-        raise ConfigurationError(
-            f"`resume_from_checkpoint` is true, but `output_dir` {args.output_dir!r} holds no checkpoint."
-        )
+    args.resume_from_checkpoint = resolve_resume(folder, resume)
 
 
 def open_tokenizer(args: RewardConfig, model_args: ModelArguments) -> PreTrainedTokenizerBase:
@@ -131,6 +133,7 @@ def build_trainer(
         trust_remote_code=args.trust_remote_code,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
+        quantization_config=quantization_config(model_args),
     )
     trainer = RewardTrainer(
         model,
@@ -141,15 +144,14 @@ def build_trainer(
         peft_config=lora_config(model_args),
     )
     check_world_size(trainer)
+    if model_args.merge_adapter:
+        check_can_merge(trainer)
     return trainer
 
 
 def train(trainer: RewardTrainer) -> dict[str, float]:
     """Train, save the model, and write the training metrics and the trainer's state beside it."""
-    resume = trainer.args.resume_from_checkpoint
-    if resume is not None and str(resume).lower() in ("true", "auto"):
-        resume = get_last_checkpoint(trainer.args.output_dir)
-    metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
+    metrics = dict(trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).metrics)
     metrics |= {"num_pairs": trainer.counters.num_pairs, "num_tokens": trainer.counters.num_tokens}
     # Not the public call: it would push before the card is written.
     trainer.save_model(_internal_call=True)

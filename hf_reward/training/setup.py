@@ -3,8 +3,6 @@
 import logging
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -18,9 +16,16 @@ from hf_reward.data.report import check_dropped
 from hf_reward.data.tokenization import RowRules, is_prepared, keep_usable, tokenize_dataset
 from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.modeling.adapters import add_adapter, base_model, check_head_trains
-from hf_reward.modeling.loading import disable_dropout, load_config, load_reward_model, prepare_model
+from hf_reward.modeling.loading import (
+    check_activation_checkpointing,
+    disable_dropout,
+    load_config,
+    load_reward_model,
+    prepare_model,
+)
 from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
 from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from hf_reward.training.objective import check_loss_columns
 
 
 logger = logging.getLogger(__name__)
@@ -82,6 +87,7 @@ def finish_model(
 ) -> PreTrainedModel | PeftModel:
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = base_model(model)
+    check_activation_checkpointing(base, args.gradient_checkpointing, args.gradient_checkpointing_kwargs)
     prepare_model(base, tokenizer)
     keep_head_in_float32(base)
     bind_reward_forward(base)
@@ -119,7 +125,7 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
             dataset, detect_reader(dataset, name), tokenizer, name, rules, args.dataset_num_proc
         )
         dataset = keep_usable(tokenized) if isinstance(tokenized, IterableDataset) else _kept(tokenized, name, args)
-    refuse_unused_columns(dataset, name)
+    check_columns_of(dataset, args, name)
     check_batches(dataset, args, name)
     return dataset
 
@@ -136,28 +142,10 @@ def row_rules(args: RewardConfig, *, drop_identical: bool = True, drop_empty: bo
     return RowRules(limits, args.escape_special_tokens, drop_identical, drop_empty)
 
 
-def refuse_unused_columns(dataset: Dataset | IterableDataset, name: str) -> None:
-    """
-    Refuse soft preferences and ties, which would be trained on as if the chosen side were simply better.
-
-    Raises:
-        `ConfigurationError`: A row has a `chosen_probability` other than 1, or is a `tie`.
-    """
-    for column, neutral in (("chosen_probability", 1.0), ("tie", False)):
-        if column not in (dataset.column_names or []):
-            continue
-        # A stream cannot be looked through before training.
-        other = "some" if isinstance(dataset, IterableDataset) else _others(dataset, column, neutral)
-        if other:
-            raise ConfigurationError(
-                f"{name}: {other} rows have a `{column}` other than {str(neutral).lower()}, and no loss here uses it "
-                "yet. Leave those rows or the column out."
-            )
-
-
-def _others(dataset: Dataset, column: str, neutral: float | bool) -> int:
-    values = dataset.select_columns(column).with_format("arrow")[:][column]
-    return len(values) - int(pc.sum(pc.equal(values, pa.scalar(neutral, values.type))).as_py() or 0)
+def check_columns_of(dataset: Dataset | IterableDataset, args: RewardConfig, name: str) -> None:
+    """See that the loss has the columns it needs, and uses those that are there; a stream may not know its own."""
+    if dataset.column_names:
+        check_loss_columns(dataset.column_names, args, name)
 
 
 def check_batches(dataset: Dataset | IterableDataset, args: RewardConfig, name: str) -> None:

@@ -11,18 +11,27 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import DataCollator, PreTrainedModel, Trainer, TrainerCallback
+from transformers import DataCollator, PreTrainedModel, TrainerCallback
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from hf_reward.config import RewardConfig
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import ConfigurationError
-from hf_reward.metrics import PreferenceSums
-from hf_reward.modeling.adapters import base_model
+from hf_reward.metrics import PairRecords, PreferenceSums
+from hf_reward.modeling.adapters import base_model, save_model
 from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
-from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters
-from hf_reward.training.objective import PreferenceOutputs, complete_batch, preference_outputs, reward_matrix
+from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
+from hf_reward.training.checkpoints import WholeCheckpoints
+from hf_reward.training.finiteness import FiniteSteps
+from hf_reward.training.objective import (
+    PreferenceOutputs,
+    complete_batch,
+    pairs_of_groups,
+    preference_outputs,
+    reward_matrix,
+)
+from hf_reward.training.samples import SampleTable
 from hf_reward.training.setup import prepare_dataset, prepare_reward_model
 
 
@@ -31,7 +40,7 @@ logger = logging.getLogger(__name__)
 Datasets: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
 
-class RewardTrainer(Trainer):
+class RewardTrainer(FiniteSteps, WholeCheckpoints):
     """
     Train a model to give the preferred of two completions the higher reward.
 
@@ -42,7 +51,9 @@ class RewardTrainer(Trainer):
 
     with `margin` and `weight` columns where the data has them (else 0 and 1), and c the coefficient
     `args.center_rewards_coefficient` (default 0). For k ranked completions the term of a group is the mean over its
-    k (k - 1) / 2 pairs. A script written for TRL's trainer of the same name runs here by changing the import.
+    k (k - 1) / 2 pairs. Ties, soft preferences, rankings as a whole and scores have losses of their own, chosen by the
+    columns of the data and by `args.loss_type`; see `docs/losses.md`. A script written for TRL's trainer of the same
+    name runs here by changing the import.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -108,8 +119,9 @@ class RewardTrainer(Trainer):
             model, args, processing_class, quantization_config=quantization_config, peft_config=peft_config
         )
         self.counters = SeenCounters()
-        callbacks = [self.counters, *(callbacks or [])]
-        if args.num_evals:
+        self.samples = SampleTable(args.eval_sample_pairs, args.seed)
+        callbacks = [self.counters, SuspiciousNumbers(), self.samples, *(callbacks or [])]
+        if args.num_evals is not None:
             callbacks.append(EvaluationSchedule(args.num_evals))
         if isinstance(train_dataset, IterableDataset):
             # Dispatching would concatenate batches of different lengths from several processes.
@@ -138,6 +150,8 @@ class RewardTrainer(Trainer):
         # The Trainer asks these two whether evaluation may compute a loss without `labels`.
         self.can_return_loss, self.label_names = True, []
         self._training_sums, self._evaluation_sums = PreferenceSums(), PreferenceSums()
+        self._evaluation_records = PairRecords()
+        self.samples.callbacks = self.callback_handler.callbacks
         self._reward_forward_in_use = False
         self._released: dict[nn.Module, Any] = release_reward_forward(model) if self._model_is_the_users else {}
         # Facts that a run adds to what the trainer itself knows; see `hf_reward.hub.observed`.
@@ -167,7 +181,7 @@ class RewardTrainer(Trainer):
             With S sequences of padded length L: `input_ids` (S, L); the loss is a float32 scalar.
         """
         batch = complete_batch(inputs)
-        outputs = preference_outputs(model, batch, self.args.center_rewards_coefficient)
+        outputs = preference_outputs(model, batch, self.args)
         weight = batch["weight"]
         weighted = (weight * outputs.losses).sum()
         if num_items_in_batch is None:
@@ -176,6 +190,7 @@ class RewardTrainer(Trainer):
             # Gradients are averaged over processes; times their number, the average is the sum that is meant.
             loss = weighted / num_items_in_batch * self.accelerator.num_processes
         if model.training:
+            self.watch(batch, outputs.losses)
             self._add(self._training_sums, batch, outputs)
         return (loss, outputs) if return_outputs else loss
 
@@ -227,6 +242,19 @@ class RewardTrainer(Trainer):
             loss=outputs.losses,
             weight=batch["weight"],
             tokens=batch["attention_mask"].sum() if tokens is None else (tokens * counted).sum(),
+            decided=outputs.decided,
+        )
+
+    def _record(self, batch: dict[str, Any], outputs: PreferenceOutputs) -> None:
+        """Keep every pair of an evaluation, for what sums do not tell."""
+        tokens, subset = batch.get("completion_tokens"), batch.get("subset")
+        self._evaluation_records.add(
+            outputs.chosen_rewards,
+            outputs.rejected_rewards,
+            counted=outputs.decided & (batch["weight"] > 0)[outputs.groups],
+            chosen_tokens=None if tokens is None else tokens[outputs.better],
+            rejected_tokens=None if tokens is None else tokens[outputs.worse],
+            subsets=None if subset is None else pairs_of_groups(subset, batch["group_sizes"]),
         )
 
     def _read(self, sums: PreferenceSums) -> dict[str, float]:
@@ -268,8 +296,9 @@ class RewardTrainer(Trainer):
         batch = complete_batch(self._prepare_inputs(inputs))
         self._ignore_repeated_rows(batch, self.args.eval_batch_size)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = preference_outputs(model, batch, self.args.center_rewards_coefficient)
+            outputs = preference_outputs(model, batch, self.args)
         self._add(self._evaluation_sums, batch, outputs)
+        self._record(batch, outputs)
         rewards = reward_matrix(outputs.rewards, batch["group_sizes"])
         return None, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
 
@@ -283,12 +312,20 @@ class RewardTrainer(Trainer):
     ) -> EvalLoopOutput:
         """The Trainer's loop, with metrics over pairs that are exact for any batch size and number of processes."""
         self._evaluation_sums.reset()
+        self._evaluation_records.reset()
         # Rewards are always kept: two numbers a pair cost nothing.
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         metrics = self._read(self._evaluation_sums)
         metrics.pop("tokens", None)
+        metrics |= {name: value for name, value in self._evaluation_records.compute().items() if name not in metrics}
+        if self.is_world_process_zero():
+            self.samples.take(dataloader.dataset, output.predictions, self.processing_class, metric_key_prefix)
         exact = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return output._replace(metrics=exact | (output.metrics or {}))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler[int] | None:
+        """Evaluation goes through the data in its order, also where training groups it by length."""
+        return torch.utils.data.SequentialSampler(eval_dataset) if hasattr(eval_dataset, "__len__") else None
 
     def evaluate(
         self,
@@ -336,7 +373,7 @@ class RewardTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [  # type: ignore[assignment]  # the Trainer fills it in later, and says `None`
             *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
-            *("prompt_length", "length", "margin", "weight"),
+            *("prompt_length", "length", "margin", "weight", "chosen_probability", "tie", "scores", "subset"),
         ]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -350,7 +387,7 @@ class RewardTrainer(Trainer):
             return
         folder = output_dir or self.args.output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        model.save_pretrained(folder, state_dict=state_dict, is_main_process=self.args.should_save)
+        save_model(model, folder, state_dict=state_dict, is_main_process=self.args.should_save)
         if self.args.should_save and self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

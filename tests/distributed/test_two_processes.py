@@ -104,6 +104,9 @@ def test_the_mode_that_ran_is_said(runs: dict[int, dict[str, Any]]) -> None:
 def test_two_processes_evaluate_seven_rows_exactly(runs: dict[int, dict[str, Any]], tmp_path: Path) -> None:
     for name in ("accuracy", "tie_rate", "loss", "reward_margin", "chosen_reward", "rejected_reward", "reward_std"):
         assert runs[2]["eval"][f"eval_{name}"] == pytest.approx(runs[1]["eval"][f"eval_{name}"], abs=1e-4), name
+    for name in ("reward_margin_p5", "reward_margin_p50", "calibration_error", "length_correlation", "longer_wins"):
+        assert runs[2]["eval"][f"eval_{name}"] == pytest.approx(runs[1]["eval"][f"eval_{name}"], abs=1e-4), name
+    assert runs[2]["eval"]["eval_pairs_chosen_shorter"] == runs[1]["eval"]["eval_pairs_chosen_shorter"] > 0
     assert runs[2]["eval"]["eval_pairs"] == runs[1]["eval"]["eval_pairs"] == 7
     assert runs[2]["eval"]["eval_accuracy"] * 14 == pytest.approx(round(runs[2]["eval"]["eval_accuracy"] * 14))
 

@@ -65,7 +65,7 @@ def test_commands_point_to_functions():
     lines = setup["options.entry_points"]["console_scripts"].split("\n")
     commands = dict(line.split(" = ") for line in lines if line)
 
-    assert set(commands) == {"hf_reward-train", "hf_reward-data", "hf_reward-score", "hf_reward-quickstart"}
+    assert set(commands) == {f"hf_reward-{name}" for name in ("train", "data", "score", "merge", "quickstart")}
     for target in commands.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))

@@ -33,6 +33,8 @@ def test_every_field_of_trl_is_accepted():
 def test_what_we_add_to_trl():
     ours = {"max_prompt_length", "add_bos", "score_head_init", "num_evals", "total_episodes"}
     ours |= {"overlong", "escape_special_tokens"}
+    ours |= {"loss_type", "margin_mode", "label_smoothing", "tie_threshold", "eval_sample_pairs"}
+    ours |= {"skip_non_finite_steps"}
     assert names(RewardConfig) - names(TrlRewardConfig) == ours
 
 

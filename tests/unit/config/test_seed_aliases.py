@@ -54,9 +54,7 @@ def test_each_row_leads_to_a_field_of_ours_or_to_a_sentence(row):
 
 def test_what_comes_later_names_where():
     planned = {name: row.note for name, row in SEED_FIELDS.items() if row.kind == "planned"}
-    adapters = {"load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"}
-    assert {name for name, note in planned.items() if note.startswith("comes with the adapters")} == adapters
-    assert set(planned) == adapters
+    assert planned == {}
 
 
 def test_values_that_go_together():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hf_reward.evaluation.pairs import ScoredPair, best_and_worst
+from hf_reward.evaluation.pairs import ScoredPair, best_and_worst, sample_indices
 
 
 def pair(margin: float, index: int | None = None) -> ScoredPair:
@@ -44,3 +44,16 @@ def test_a_margin_that_is_not_finite_is_left_out(bad):
 
 def test_no_pairs_give_two_empty_lists():
     assert best_and_worst([]) == ([], [])
+
+
+def test_samples_are_the_ends_of_the_order_and_a_seeded_choice():
+    margins = [0.5, -3.0, math.nan, 2.0, 0.0]
+    samples = sample_indices(margins, count=2, seed=1)
+    assert (samples["best"], samples["worst"]) == ([3, 0], [1, 4])
+    assert samples["random"] == sample_indices([0.0] * 5, count=2, seed=1)["random"]
+    assert len({tuple(sample_indices(margins, 2, seed)["random"]) for seed in range(9)}) > 2
+
+
+def test_few_pairs_are_all_shown_and_none_where_none_are_asked_for():
+    assert sample_indices([1.0], count=3, seed=0) == {"best": [0], "worst": [0], "random": [0]}
+    assert sample_indices([1.0, 2.0], count=0, seed=0) == {"best": [], "worst": [], "random": []}

@@ -63,6 +63,13 @@ def test_each_evaluation_set_has_its_own_curve():
     }
 
 
+def test_subsets_of_an_evaluation_set_have_no_curve():
+    subset = {"eval_math_accuracy": 0.9, "eval_math_pairs": 3, "eval_pairs": 5}
+    named = {"eval_test_loss": 0.4, "eval_test_accuracy": 0.6, "eval_test_pairs": 5}
+    figure = plots.training_figure([HISTORY[2] | subset | named])
+    assert list(curves(figure, 1)) == ["evaluation", "evaluation (test)", "one half (chance)"]
+
+
 def test_without_evaluation_only_training_is_drawn():
     assert list(curves(plots.training_figure(HISTORY[:2]), 0)) == ["training"]
 

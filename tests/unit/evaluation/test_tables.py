@@ -193,3 +193,33 @@ def test_shorten_keeps_both_ends_and_the_width():
 
 def test_visible_keeps_joiners_and_replaces_lone_surrogates():
     assert visible("می\u200cخواهم \ud800") == "می\u200cخواهم \ufffd"
+
+
+def test_diagnostics_and_subsets_are_rows_of_the_metrics_table():
+    metrics = METRICS | {
+        "eval_calibration_error": 0.0512,
+        "eval_length_correlation": -0.25,
+        "eval_longer_wins": 0.5,
+        "eval_accuracy_chosen_shorter": 0.9,
+        "eval_pairs_chosen_shorter": 95,
+        "eval_math_accuracy": 0.75,
+        "eval_math_pairs": 4,
+        "eval_undecided_pairs": 3,
+    }
+    lines = [" ".join(line.split()) for line in printed(metrics_table(metrics)).splitlines()]
+    assert lines[12:17] == [
+        "calibration error of sigmoid(margin) 0.0512",
+        "correlation of reward and length -0.2500",
+        'accuracy of "the longer wins" 0.5000 100 of 200 pairs',
+        "accuracy where chosen is shorter 0.9000 85.5 of 95 pairs",
+        "accuracy: math 0.7500 3 of 4 pairs",
+    ]
+    assert len(lines) == 18
+
+
+def test_random_pairs_stand_below_the_best_and_the_worst_under_a_title_of_their_own():
+    pair = ScoredPair("", "a", "b", 1.0, 0.0)
+    table = printed(pairs_table([pair], [pair], [pair, pair], title="Step 3"))
+    assert table.startswith("Step 3\n")
+    kinds = [line.split()[:2] for line in table.splitlines() if " chosen " in line]
+    assert kinds == [["best", "1"], ["worst", "1"], ["random", "1"], ["random", "2"]]

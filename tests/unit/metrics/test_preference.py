@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_reward.metrics import PreferenceSums
+from hf_reward.metrics.preference import NAMES
 
 
 def add(sums: PreferenceSums, chosen: list[float], rejected: list[float], counted: list[float] | None = None) -> None:
@@ -71,8 +72,26 @@ def test_any_split_into_batches_and_ranks_gives_the_same_metrics(
     for number, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = values[start:stop]
         ranks[number % 2].update(part[:, 0], part[:, 1], counted=torch.ones(len(part)))
-    empty = torch.zeros(9, dtype=torch.float64)
+    empty = torch.zeros(len(NAMES), dtype=torch.float64)
     other = empty if ranks[1]._sums is None else ranks[1]._sums
     if ranks[0]._sums is None:
         ranks[0]._sums = empty
     assert ranks[0].compute(reduce=lambda sums: sums + other) == pytest.approx(whole.compute())
+
+
+def test_ties_of_the_data_count_in_the_loss_alone() -> None:
+    sums = PreferenceSums()
+    chosen, rejected, weight = torch.tensor([1.0, 5.0]), torch.tensor([0.0, 9.0]), torch.ones(2)
+    decided = torch.tensor([True, False])
+    sums.update(chosen, rejected, torch.ones(2), loss=torch.tensor([1.0, 2.0]), weight=weight, decided=decided)
+    result = sums.compute()
+    assert (result["accuracy"], result["reward_margin"], result["pairs"], result["undecided_pairs"]) == (
+        1.0,
+        1.0,
+        1,
+        1,
+    )
+    assert result["loss"] == 1.5
+    alone = PreferenceSums()
+    alone.update(chosen, rejected, torch.ones(2), loss=weight, weight=weight, decided=torch.zeros(2))
+    assert alone.compute() == {"loss": 1.0, "undecided_pairs": 2, "pairs": 0, "tokens": 0}

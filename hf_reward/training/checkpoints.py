@@ -1,0 +1,241 @@
+"""Checkpoints that are whole or absent: written aside, flushed, listed in a manifest, renamed; only then rotated."""
+
+import logging
+import re
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_reward.errors import ConfigurationError, RunError
+from hf_reward.training.manifest import flush, read_manifest, what_is_wrong, write_manifest
+
+
+logger = logging.getLogger(__name__)
+
+_ASIDE = f".tmp-{PREFIX_CHECKPOINT_DIR}-"
+_NAME = re.compile(rf"^{PREFIX_CHECKPOINT_DIR}-(\d+)$")
+_DAY = 24 * 60 * 60
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """Folders `checkpoint-N` of a run, complete or not, lowest step first."""
+    if not Path(folder).is_dir():
+        return []
+    found = [path for path in Path(folder).iterdir() if path.is_dir() and _NAME.match(path.name)]
+    return sorted(found, key=_step)
+
+
+def newest_complete(folder: str | Path, verify: str = "sizes") -> tuple[Path | None, dict[str, str]]:
+    """
+    The checkpoint to go on from, and those that are newer but not complete.
+
+    Args:
+        folder (`str` or `Path`): The run's output folder.
+        verify (`str`, *optional*, defaults to `"sizes"`): See [`what_is_wrong`].
+
+    Returns:
+        The newest complete checkpoint (`None` if there is none), and by name what is wrong with each that was skipped.
+    """
+    skipped: dict[str, str] = {}
+    for path in reversed(checkpoints(folder)):
+        wrong = what_is_wrong(path, verify)
+        if wrong is None:
+            return path, skipped
+        skipped[path.name] = wrong
+    return None, skipped
+
+
+def resolve_resume(folder: str | Path, resume: str | bool | None, verify: str = "sizes") -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means.
+
+    Args:
+        folder (`str` or `Path`): The run's output folder.
+        resume (`str` or `bool`, *optional*):
+            `None` or false: none. `True`: the newest complete one. `"auto"`: the same, or none if there is none. A
+            folder: that one.
+        verify (`str`, *optional*, defaults to `"sizes"`): See [`what_is_wrong`].
+
+    Raises:
+        `ConfigurationError`: There is no complete checkpoint, or the one that was named is not complete.
+    """
+    word = str(resume).lower()
+    if resume is None or word in ("false", "none", ""):
+        return None
+    if word not in ("true", "auto"):
+        wrong = what_is_wrong(str(resume), verify)
+        if wrong is not None:
+            raise ConfigurationError(
+                f"`resume_from_checkpoint`: {str(resume)!r} is not a complete checkpoint: {wrong}. Name another, or "
+                "say true, which takes the newest complete one."
+            )
+        return str(resume)
+    found, skipped = newest_complete(folder, verify)
+    for name, wrong in skipped.items():
+        logger.warning("%s is skipped: %s; going on from %s", name, wrong, found.name if found else "none")
+    if found is None and (word == "true" or skipped):
+        said = "; ".join(f"{name}: {wrong}" for name, wrong in skipped.items())
+        raise ConfigurationError(
+            f"`resume_from_checkpoint` is {word}, but `output_dir` {str(folder)!r} holds no complete checkpoint"
+            f"{f' ({said})' if said else ''}. Start without it, in another folder."
+        )
+    return None if found is None else str(found)
+
+
+def rotate(folder: str | Path, limit: int | None, keep: set[Path]) -> None:
+    """Delete checkpoints until `limit` are left: broken ones first, then the oldest, never those in `keep`."""
+    if not limit or limit < 1:
+        return
+    found = checkpoints(folder)
+    protected = {path.resolve() for path in keep}
+    order = sorted(found, key=lambda path: (what_is_wrong(path) is None, path.stat().st_mtime, _step(path)))
+    for path in [path for path in order if path.resolve() not in protected][: max(0, len(found) - limit)]:
+        logger.info("checkpoint: %s is deleted (`save_total_limit` is %d)", path.name, limit)
+        _remove(path)
+
+
+class WholeCheckpoints(Trainer):
+    """
+    A Trainer whose folders `checkpoint-N` appear under that name only when they are complete.
+
+    All processes write into `.tmp-checkpoint-N-ID`; the first one flushes the files, writes `manifest.json` (step,
+    processes, versions, size and SHA-256 of every file), renames the folder and then deletes old checkpoints, never
+    the newest and never the best. Resuming takes the newest complete checkpoint and says which it skipped.
+    """
+
+    # Whether resuming compares the sizes of files ("sizes") or their hashes too ("full").
+    verify_checkpoints = "sizes"
+    _aside: Path | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in [`~transformers.Trainer.train`]; `True` means the newest complete checkpoint, `"auto"` it or none."""
+        resume = resume_from_checkpoint
+        if resume:
+            resume = self._agree(self._resolve(resume))
+        return super().train(resume or None, *args, **kwargs)
+
+    def _resolve(self, resume: str | bool) -> str | ConfigurationError | None:
+        """On the first process: the checkpoint to go on from, with leftovers of killed runs removed."""
+        if not self.is_world_process_zero():
+            return None
+        for left in Path(str(self.args.output_dir)).glob(f"{_ASIDE}*"):
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            found = resolve_resume(str(self.args.output_dir), resume, self.verify_checkpoints)
+        except ConfigurationError as error:
+            return error
+        if found is not None:
+            _say_what_differs(Path(found), self.args.world_size)
+        return found
+
+    def _agree(self, value: Any) -> Any:
+        """The first process's value, on all of them; an error is raised on all of them."""
+        values = [value]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(values)
+        if isinstance(values[0], Exception):
+            raise values[0]
+        return values[0]
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """The run's folder; while a checkpoint is written, the folder aside."""
+        return str(super()._get_output_dir(trial)) if self._aside is None else str(self._aside)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload a checkpoint, but not one that still lies aside."""
+        if self._aside is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_folder = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside = run_folder / f"{_ASIDE}{self.state.global_step}-{self._agree(uuid.uuid4().hex[:8])}"
+        final = run_folder / name
+        failure: Exception | None = None
+        try:
+            self._aside = aside
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            failure = error
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        finally:
+            self._aside = None
+        self._stop_if_any_failed(failure, aside, final)
+        try:
+            if self.args.should_save:
+                self._publish(aside, final)
+        except OSError as error:
+            failure = error
+        self._stop_if_any_failed(failure, aside, final)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(run_folder, self.args.save_total_limit, {final} if best is None else {final, Path(best)})
+
+    def _publish(self, aside: Path, final: Path) -> None:
+        """Complete the checkpoint that lies aside, and give it its name."""
+        written = aside / final.name
+        if self.state.best_model_checkpoint == str(written):
+            self.state.best_model_checkpoint = str(final)
+            self.state.save_to_json(str(written / "trainer_state.json"))
+        mode = self.accelerator.distributed_type.value
+        write_manifest(written, self.state.global_step, self.args.world_size, mode)
+        if final.exists():
+            final.rename(aside / "replaced")
+        written.rename(final)
+        flush(final.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _stop_if_any_failed(self, failure: Exception | None, aside: Path, final: Path) -> None:
+        """End the run on all processes if one of them could not write; what lies aside is removed."""
+        failed = torch.tensor(float(failure is not None), device=self.args.device)
+        if self.accelerator.num_processes > 1:
+            failed = self.accelerator.reduce(failed, reduction="sum")
+        if not failed.item():
+            return
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        left, _ = newest_complete(final.parent)
+        raise RunError(
+            f"{final} could not be written ({failure or 'another process failed'}); "
+            f"{shutil.disk_usage(final.parent).free / 2**20:.0f} MiB are free there. What was half written is "
+            f"removed. The last complete checkpoint is {left.name if left else 'none'}; make room, and resume from it."
+        ) from failure
+
+
+def _say_what_differs(checkpoint: Path, world_size: int) -> None:
+    """Say why going on from this checkpoint is not bit for bit what an uninterrupted run would do."""
+    manifest = read_manifest(checkpoint)
+    if manifest is not None and manifest["world_size"] != world_size:
+        logger.warning(
+            "resuming is not bit for bit: %s was written by %d processes, now there are %d",
+            checkpoint.name,
+            manifest["world_size"],
+            world_size,
+        )
+    if not list(checkpoint.glob("rng_state*.pth")):
+        logger.warning("resuming is not bit for bit: %s holds no state of the random generators", checkpoint.name)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so that no half of it is ever seen."""
+    aside = path.with_name(f"{_ASIDE}{_step(path)}-{uuid.uuid4().hex[:8]}")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
