@@ -196,7 +196,5 @@ def test_a_roberta_keeps_the_pad_token_that_its_positions_start_from(tokenizer, 
     torch.manual_seed(0)
     config = AutoConfig.for_model("roberta", **(SIZES | {"num_labels": 1, "pad_token_id": 1}))
     model = AutoModelForSequenceClassification.from_config(config)
-    with pytest.raises(
-        ConfigurationError, match="has the id 0, but a roberta model numbers its positions"
-    ):
+    with pytest.raises(ConfigurationError, match="has the id 0, but a roberta model numbers its positions"):
         trainer(model, tokenizer, chat_pairs, tmp_path)
