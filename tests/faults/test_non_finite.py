@@ -138,6 +138,7 @@ def test_a_negative_number_of_steps_is_refused(tmp_path) -> None:
 
 ON_ONE_RANK = """
     import math, sys
+    import torch
     from datasets import load_from_disk
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from hf_reward import RewardConfig, RewardTrainer
@@ -161,6 +162,9 @@ ON_ONE_RANK = """
     except RunError as error:
         rank = trainer.accelerator.process_index
         open(f"{folder}/rank{rank}", "w").write(f"{trainer.state.global_step} {error}")
+    # Left to the end of the interpreter, gloo may abort when the other process is gone first.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 
