@@ -192,15 +192,6 @@ def test_a_pair_beyond_the_models_positions_is_an_error(tmp_path, tokenizer):  #
         check_positions(data, 10)
 
 
-@pytest.mark.parametrize(("column", "neutral", "value"), [("chosen_probability", 1.0, 0.75), ("tie", False, True)])
-def test_columns_that_no_loss_uses_are_refused_unless_they_say_nothing(tokenizer, tmp_path, column, neutral, value):
-    args = RewardConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
-    rows = [pair("a", **{column: neutral}), pair("b", **{column: value})]
-    assert len(prepare_dataset(Dataset.from_list(rows[:1]), tokenizer, args, "train")) == 1
-    with pytest.raises(ConfigurationError, match=f"train: 1 rows have a `{column}` other than"):
-        prepare_dataset(Dataset.from_list(rows), tokenizer, args, "train")
-
-
 def test_the_trainer_honours_the_length_policy_and_escaping(tokenizer, tmp_path):
     args = RewardConfig(
         output_dir=str(tmp_path),
