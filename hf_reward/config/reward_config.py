@@ -279,6 +279,10 @@ class RewardConfig(TrainingArguments):
                 setattr(self, new, getattr(self, old))
         super().__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # transformers pickles the arguments beside checkpoints that it pushes while training: never with the token.
+        return self.__dict__ | {"hub_token": None}
+
     def given(self) -> dict[str, Any]:
         """
         The parameters whose values differ from their defaults, as they were given: before this machine's device,

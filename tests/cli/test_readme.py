@@ -36,7 +36,7 @@ def test_the_quickstart_prints_what_the_readme_shows(printed: tuple[Path, str]) 
         # Which pairs stand at both ends may differ with the machine's arithmetic, and so do digits of rewards.
         text = re.sub(r"Best and worst pairs.*(?=Everything lies)", "", text, flags=re.DOTALL)
         text = re.sub(r"\S*(hf_reward-(train|score) )", r"\1", text)
-        return [" ".join(line.split()) for line in text.splitlines() if line.strip(" .")]
+        return [" ".join(line.split()) for line in text.splitlines() if line.strip(" .─")]
 
     shown, real = lines(blocks("text")[0]), lines(printed[1])
     steady = [line for line in shown if not re.search(r"(loss|reward|deviation).* [-+]?\d", line)]

@@ -165,8 +165,7 @@ def test_amounts_keep_the_text_they_are_written_in(write, amount, kept):
          "recipe.yaml, line 3: `num_labels`: found 2; expected 1, because a reward model has one output"),
         ("world_size: 8", "recipe.yaml, line 3: `world_size`: found '8'; expected none, or nothing: this is computed; "
                           "the launcher decides it; the run prints it"),
-        ("load_in_4bit: true", "recipe.yaml, line 3: `load_in_4bit`: found 'true'; expected false, or nothing: "
-                               "not offered yet; comes with the adapters"),
+        ("use_slow_tokenizer: true", "recipe.yaml, line 3: `use_slow_tokenizer`: found 'true'; expected false, "),
         ("parallelism_config: {}", "recipe.yaml, line 3: `parallelism_config`: found a mapping; expected nothing: "
                                    "this one can be given to RewardConfig in Python only"),
         ("hf_entity: me", "`hf_entity`: found 'me' alone; expected `hf_repo_id` with it"),
@@ -254,7 +253,7 @@ def test_words_of_the_command_line(words, key, value):
         ("--max_token_length", "command line: `--max_token_length`: found no value; expected a whole number or none"),
         ("--learning_rate 1 2", "command line: `learning_rate`: found the list [1, 2]; expected a number"),
         ("--max_length=1 2", "command line: found '2'; expected [RECIPE.yaml] first, then --key value"),
-        ("--load_in_8bit", "command line: `load_in_8bit`: found 'true'; expected false, or nothing: "),
+        ("--use_slow_tokenizer", "command line: `use_slow_tokenizer`: found 'true'; expected false, or nothing: "),
     ],
 )  # fmt: skip
 def test_what_a_command_line_may_not_say(words, message):

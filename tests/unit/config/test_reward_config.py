@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 import warnings
 
 import pytest
@@ -151,6 +152,8 @@ def test_the_hub_token_is_not_shown():
     assert "hf_secret" not in str(args)
     assert "hf_secret" not in args.to_json_string()
     assert "hf_secret" not in str(args.given())
+    assert b"hf_secret" not in pickle.dumps(args)
+    assert pickle.loads(pickle.dumps(args)).learning_rate == args.learning_rate
     assert args.hub_token == "hf_secret"
 
 
