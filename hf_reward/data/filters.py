@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 
+# Into how many parts rows are divided by their keys; sorting a part takes that much less memory than sorting all.
+PARTS = 32
+
+
 @dataclass(frozen=True)
 class Filters:
     """
@@ -41,13 +45,13 @@ class Filters:
         found = {}
         contradictory = np.zeros(len(usable), dtype=bool)
         if self.drop_contradictory:
-            contradictory[left] = find_contradictory(number("set_key")[left], number("order_key")[left])
+            contradictory[left] = _in_parts(find_contradictory, number("set_key")[left], number("order_key")[left])
             found["contradictory"] = contradictory
             left = left[~contradictory[left]]
         if self.drop_duplicates:
             duplicate = np.zeros(len(usable), dtype=bool)
             keys, rows = number("order_key")[left], number("source_row")[left]
-            duplicate[left] = find_duplicates(keys, source[left], rows)
+            duplicate[left] = _in_parts(find_duplicates, keys, source[left], rows)
             found["duplicate"] = duplicate
         return found
 
@@ -82,3 +86,14 @@ def find_duplicates(keys: np.ndarray, sources: np.ndarray, source_rows: np.ndarr
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     original = first[group]
     return np.asarray((sources != sources[original]) | (source_rows != source_rows[original]))
+
+
+def _in_parts(find: Callable[..., np.ndarray], keys: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+    """What `find` finds, part by part: rows with equal keys stand in the same part, in their order."""
+    part_of = (keys & (PARTS - 1)).astype(np.uint8)
+    found = np.zeros(len(keys), dtype=bool)
+    for part in range(PARTS):
+        rows = np.flatnonzero(part_of == part)
+        if len(rows):
+            found[rows] = find(keys[rows], *(column[rows] for column in columns))
+    return found
