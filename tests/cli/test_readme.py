@@ -39,7 +39,7 @@ def test_the_quickstart_prints_what_the_readme_shows(printed: tuple[Path, str]) 
         return [" ".join(line.split()) for line in text.splitlines() if line.strip(" .─")]
 
     shown, real = lines(blocks("text")[0]), lines(printed[1])
-    steady = [line for line in shown if not re.search(r"(loss|reward|deviation).* [-+]?\d", line)]
+    steady = [line for line in shown if not re.search(r"(loss|reward|deviation|calibration).* [-+]?\d", line)]
     assert len(steady) > 30
     assert [line for line in steady if line not in real] == []
     assert "accuracy (ties count half) 1.0000 500 of 500 pairs" in steady

@@ -72,3 +72,19 @@ def test_few_rows_are_no_trouble(count):
     keys = np.arange(count)
     assert find_contradictory(keys, keys).tolist() == [False] * count
     assert find_duplicates(keys, keys, keys).tolist() == [False] * count
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_looking_part_by_part_finds_what_looking_at_all_finds(seed):
+    random = np.random.default_rng(seed)
+    order, sets = random.integers(-40, 40, 500), random.integers(-60, 60, 500)
+    source, rows = np.sort(random.integers(0, 2, 500)).astype(np.int32), random.integers(0, 300, 500)
+    columns = {"order_key": order, "set_key": sets, "source_row": rows}
+    found = Filters().reasons(columns.__getitem__, source, np.ones(500, dtype=bool))
+    contradictory = find_contradictory(sets, order)
+    left = np.flatnonzero(~contradictory)
+    duplicate = np.zeros(500, dtype=bool)
+    duplicate[left] = find_duplicates(order[left], source[left], rows[left])
+    assert found["contradictory"].tolist() == contradictory.tolist()
+    assert found["duplicate"].tolist() == duplicate.tolist()
+    assert 0 < contradictory.sum() < 500
