@@ -100,7 +100,8 @@ def _parse(argv: list[str]) -> "tuple[RewardConfig, DataArguments, ModelArgument
 
 def _tokenizer(args: "RewardConfig", model_args: "ModelArguments") -> "tuple[PreTrainedTokenizerBase, str]":
     """The tokenizer, repaired as for a run, and in words what the lengths are counted in."""
-    from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+    from hf_reward.modeling.tokenizer import load_tokenizer
+    from hf_reward.training.setup import fit_tokenizer
 
     model = None if model_args.model_name_or_path == NO_MODEL else model_args.model_name_or_path
     name = model_args.tokenizer_name_or_path or model
@@ -113,14 +114,7 @@ def _tokenizer(args: "RewardConfig", model_args: "ModelArguments") -> "tuple[Pre
         return tokenizer, "bytes, not tokens, and no limit; name a tokenizer by --tokenizer_name_or_path"
     revision = model_args.tokenizer_revision or (model_args.model_revision if name == model else None)
     tokenizer = load_tokenizer(name, revision, args.trust_remote_code)
-    prepare_tokenizer(
-        tokenizer,
-        eos_token=args.eos_token,
-        pad_token=args.pad_token,
-        chat_template_path=args.chat_template_path,
-        add_bos=args.add_bos,
-        trust_remote_code=args.trust_remote_code,
-    )
+    fit_tokenizer(tokenizer, args, None, args.trust_remote_code)
     return tokenizer, f"tokens of {Path(name).name if Path(name).exists() else name}"
 
 

@@ -70,13 +70,6 @@ def parse_call(
     return _resolve([settings] if recipe is None else [read_recipe(recipe), settings], prog)
 
 
-def parse_values(
-    values: Mapping[str, Any], *, prog: str = PROG
-) -> "tuple[RewardConfig, DataArguments, ModelArguments]":
-    """[`parse_call`] without a recipe."""
-    return parse_call(None, values, prog=prog)
-
-
 def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArguments") -> dict[str, Any]:
     """
     The recipe that gives these dataclasses again: what differs from the defaults, without secrets.

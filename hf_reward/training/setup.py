@@ -69,8 +69,10 @@ def prepare_reward_model(
     return finish_model(model, args, tokenizer, peft_config), tokenizer
 
 
-def fit_tokenizer(tokenizer: Tokenizer, args: RewardConfig, config: PreTrainedConfig, trust_remote_code: bool) -> None:
-    """Make a tokenizer fit for reward modelling, as the settings say and as a model of this config can take it."""
+def fit_tokenizer(
+    tokenizer: Tokenizer, args: RewardConfig, config: PreTrainedConfig | None, trust_remote_code: bool
+) -> None:
+    """Make a tokenizer fit for reward modelling: as the settings say, and for a model of this config, if known."""
     prepare_tokenizer(
         tokenizer,
         eos_token=args.eos_token,
@@ -78,7 +80,7 @@ def fit_tokenizer(tokenizer: Tokenizer, args: RewardConfig, config: PreTrainedCo
         chat_template_path=args.chat_template_path,
         add_bos=args.add_bos,
         trust_remote_code=trust_remote_code,
-        embedding_rows=getattr(config.get_text_config(), "vocab_size", None),
+        embedding_rows=None if config is None else getattr(config.get_text_config(), "vocab_size", None),
     )
 
 

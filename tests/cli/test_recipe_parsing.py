@@ -4,7 +4,7 @@ import os
 import pytest
 import yaml
 
-from hf_reward.cli.recipe import parse, parse_call, parse_values, to_recipe
+from hf_reward.cli.recipe import parse, parse_call, to_recipe
 from hf_reward.errors import ConfigurationError
 
 
@@ -46,7 +46,8 @@ def test_the_documented_command_line_of_the_seed():
 
 
 def test_the_documented_python_example_of_the_seed():
-    config, data, model = parse_values(
+    config, data, model = parse_call(
+        None,
         {
             "dataset_mixer_list": ["allenai/tulu-3-wildchat-reused-on-policy-8b", "1.0"],
             "per_device_train_batch_size": 1,
@@ -56,7 +57,7 @@ def test_the_documented_python_example_of_the_seed():
             "output_dir": "output/reward_model",
             "tokenizer_name_or_path": "allenai/tulu-2-7b",
             "model_name_or_path": "allenai/tulu-2-7b",
-        }
+        },
     )
     assert (config.learning_rate, config.num_train_epochs) == (2e-5, 1.0)
     assert data.dataset_mixer_list == ["allenai/tulu-3-wildchat-reused-on-policy-8b", "1.0"]
@@ -310,12 +311,14 @@ def test_python_values_win_over_the_recipe(write):
 )
 def test_python_values_refused(values, message):
     with pytest.raises(ConfigurationError) as caught:
-        parse_values({"model_name_or_path": "m", "output_dir": "o"} | values)
+        parse_call(None, {"model_name_or_path": "m", "output_dir": "o"} | values)
     assert str(caught.value).startswith(message)
 
 
 def test_a_secret_among_python_values_reaches_the_model():
-    config, _, _ = parse_values({"model_name_or_path": "m", "output_dir": "o", "model_init_kwargs": {"token": "s"}})
+    config, _, _ = parse_call(
+        None, {"model_name_or_path": "m", "output_dir": "o", "model_init_kwargs": {"token": "s"}}
+    )
     assert config.model_init_kwargs == {"token": "s"}
 
 
@@ -337,7 +340,7 @@ def test_wandb_names_go_to_the_environment(monkeypatch):
 
 def test_the_saved_recipe_holds_no_secret():
     values = {"hub_token": "hf_secret", "model_init_kwargs": {"token": "hf_secret", "revision": "v1"}}
-    recipe = to_recipe(*parse_values({"model_name_or_path": "m", "output_dir": "o"} | values))
+    recipe = to_recipe(*parse_call(None, {"model_name_or_path": "m", "output_dir": "o"} | values))
     assert recipe == {"model_name_or_path": "m", "output_dir": "o", "model_init_kwargs": {"revision": "v1"}}
 
 
@@ -368,7 +371,7 @@ column_map: {better: chosen}
     assert recipe.eval_datasets == {"held_out": {"name": "d.jsonl", "split": "test"}}
     values = {key: getattr(recipe, key) for key in ("datasets", "eval_datasets", "column_map")}
     _, command_line, _ = parse([*BASE, *(part for k, v in values.items() for part in (f"--{k}", json.dumps(v)))])
-    _, call, _ = parse_values({"model_name_or_path": "model", "output_dir": "out"} | values)
+    _, call, _ = parse_call(None, {"model_name_or_path": "model", "output_dir": "out"} | values)
     assert recipe == command_line == call
-    both = to_recipe(*parse_values({"model_name_or_path": "model", "output_dir": "out"} | values))
+    both = to_recipe(*parse_call(None, {"model_name_or_path": "model", "output_dir": "out"} | values))
     assert parse([write(yaml.safe_dump(both))])[1] == recipe

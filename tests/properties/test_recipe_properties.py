@@ -4,7 +4,7 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hf_reward.cli.recipe import parse, parse_values, to_recipe
+from hf_reward.cli.recipe import parse, parse_call, to_recipe
 from hf_reward.cli.schema import known_keys
 from hf_reward.errors import ConfigurationError
 
@@ -52,7 +52,7 @@ RECIPES = st.fixed_dictionaries(
 @SETTINGS
 @given(values=RECIPES)
 def test_recipe_to_dataclasses_to_recipe_is_the_identity(tmp_path, values):
-    first = parse_values(values)
+    first = parse_call(None, values)
     recipe = to_recipe(*first)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
