@@ -110,7 +110,7 @@ def test_a_token_budget_uses_every_pair_once_an_epoch_and_resumes_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     prepared = prepare_dataset(chat_pairs, tokenizer, config(tmp_path), "train")
-    budget = int(1.6 * max(row_tokens(prepared, layout)))
+    budget = int(2.5 * max(row_tokens(prepared, layout)))
     settings = {"batch_layout": layout, "max_tokens_per_batch": budget, "save_strategy": "steps", "save_steps": 4}
     sizes: list[int] = []
 
@@ -132,7 +132,7 @@ def test_a_token_budget_uses_every_pair_once_an_epoch_and_resumes_bit_for_bit(
     whole = run(tmp_path / "whole")
     steps = whole.state.max_steps
     assert steps % 3 == 0
-    assert steps // 3 in (4, 5, 6)  # of 7 pairs
+    assert steps // 3 in (3, 4)  # two or three of the seven pairs in each batch
     assert max(sizes) <= budget
     assert whole.counters.num_pairs == 3 * 7
     resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-4"))

@@ -1,4 +1,4 @@
-"""Batches without padding give the rewards and gradients of padded ones, and padded ones those of TRL's own forward."""
+"""Batches without padding give the rewards and gradients of padded ones."""
 
 import copy
 import itertools

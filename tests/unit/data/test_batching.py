@@ -27,13 +27,9 @@ def samplers(tokens: list[int], budget: int, padded: bool, processes: int, epoch
 def test_every_row_is_used_once_within_the_budget_on_every_process(
     tokens: list[int], budget: int, padded: bool, processes: int, epoch: int
 ) -> None:
-    try:
-        ours = samplers(tokens, budget, padded, processes, epoch)
-    except ConfigurationError as error:
-        assert "cannot be divided" in str(error)
-        # There are too few rows for so many processes, or so many batches.
-        assert len(tokens) < processes * (1 + -(-sum(tokens) // budget) * 2)
-        return
+    # Enough rows for every process to get as many batches as the budget makes necessary.
+    tokens = tokens + [1] * (processes * (2 * -(-sum(tokens) // budget) + 2))
+    ours = samplers(tokens, budget, padded, processes, epoch)
     batches = [list(sampler) for sampler in ours]
     assert {len(part) for part in batches} == {len(sampler) for sampler in ours} == {len(batches[0])}
     assert sorted(row for part in batches for batch in part for row in batch) == list(range(len(tokens)))
@@ -106,9 +102,8 @@ def test_grouped_lengths_hold_less_padding_and_still_mix() -> None:
 def test_only_the_last_batch_is_short() -> None:
     order = list(LengthGroupedSampler([100, 1, 100, 1, 100], batch_size=2, seed=0))
     batches = [order[start : start + 2] for start in range(0, 5, 2)]
-    assert {frozenset(batch) for batch in batches[:2]} <= {
-        frozenset(pair) for pair in ([0, 2], [2, 4], [0, 4], [1, 3])
-    } | {frozenset(pair) for pair in ([4, 1], [4, 3], [0, 1], [0, 3], [2, 1], [2, 3])}
+    # Five rows are one window, in which the three long ones come before the two short ones.
+    assert sorted(sorted(row % 2 for row in batch) for batch in batches) == [[0, 0], [0, 1], [1]]
     assert [len(batch) for batch in batches] == [2, 2, 1]
 
 
