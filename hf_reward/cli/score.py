@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--completion", action="append", default=[], help="an answer; may be given several times")
     parser.add_argument("--system", help="a system message before the prompt")
     parser.add_argument("--file", help="JSON Lines of conversations (`messages`) or texts (`text`); - for stdin")
-    parser.add_argument("--batch_size", type=int, default=8, help="sequences of one forward pass (default: 8)")
+    parser.add_argument(
+        "--batch_size", type=int, help="sequences of one padded forward pass; not set: many without padding"
+    )
     parser.add_argument("--dtype", default="float32", help="type of the weights (default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--base_model", help="folder or Hub id of an adapter's base model, if it does not name it")

@@ -1,5 +1,6 @@
 """Which rows make a batch: a budget of tokens, and lengths grouped where rows are padded."""
 
+import heapq
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,16 +14,18 @@ from hf_reward.errors import ConfigurationError
 
 # Batches whose rows are drawn together and then divided by length. Over so few, a batch still mixes lengths.
 WINDOW = 8
+# Rows whose tokens differ by less than this part may take each other's place in a batch.
+LENGTH_CLASS = 0.05
 
 
 class TokenBudgetSampler(Sampler[list[int]]):
     """
     Batches of rows whose laid-out tokens stay within a budget, for one of several processes.
 
-    Rows without padding: the rows are sorted by tokens and cut into strata of as many rows as there are batches; each
-    batch gets one row of every stratum, drawn anew in every epoch. So all batches hold nearly as many tokens and a mix
-    of all lengths, and the sum of the longest rows of all strata bounds them. Padded rows: the rows are sorted by
-    length and cut into windows; a batch holds as many rows of one window as fit at the window's longest.
+    Rows without padding: from the longest row to the shortest, each goes to the batch that is the least full, so that
+    all batches hold nearly as many tokens and a mix of all lengths. In every epoch, rows of nearly equal length take
+    each other's places, which all count as the longest of them. Padded rows: the rows are sorted by length and cut
+    into windows; a batch holds as many rows of one window as fit at the window's longest.
 
     The number of batches is known beforehand, the same in all epochs and on all processes, and every row is used once
     in an epoch. The order is a function of seed and epoch.
@@ -60,8 +63,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
             )
         self._order = np.argsort(-self.tokens, kind="stable")
         self._sizes = self._padded_sizes() if padded else []
-        self._batches = len(self._sizes) if padded else self._stratified_batches()
-        if self._batches > len(self.tokens):
+        # Rows of nearly equal length, and for each row in order the batch that it goes to.
+        self._classes = [] if padded else self._classes_of_length()
+        self._places = np.zeros(0, dtype=int) if padded else self._fill()
+        self._batches = len(self._sizes) if padded else int(self._places.max()) + 1
+        if self._batches > len(self.tokens) or self._batches % processes:
             raise ConfigurationError(
                 f"`max_tokens_per_batch`: found {budget}, by which {len(self.tokens)} rows cannot be divided among "
                 f"{processes} processes; expected more, or fewer processes"
@@ -76,28 +82,47 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        batches = self._draw_padded(generator) if self.padded else self._draw_stratified(generator)
+        batches = self._draw_padded(generator) if self.padded else self._draw_filled(generator)
         # Neighbours are alike, so that what the processes compute at the same time takes equally long.
         turns = generator.permutation(len(self))
         for turn in turns:
             yield [int(row) for row in batches[turn * self.processes + self.rank]]
 
-    def _stratified_batches(self) -> int:
-        """The smallest number of batches, the same for every process, that the budget allows."""
-        count = -(-int(self.tokens.sum()) // self.budget)
-        count = -(-count // self.processes) * self.processes
-        while self.tokens[self._order[::count]].sum() > self.budget:
-            count += self.processes
-        return count
+    def _classes_of_length(self) -> list[slice]:
+        """Stretches of the sorted rows within which the longest row is hardly longer than the shortest."""
+        ordered = self.tokens[self._order]
+        classes, start = [], 0
+        while start < len(ordered):
+            end = int(np.searchsorted(-ordered, -ordered[start] * (1 - LENGTH_CLASS), side="right"))
+            classes.append(slice(start, end))
+            start = end
+        return classes
 
-    def _draw_stratified(self, generator: np.random.Generator) -> list[np.ndarray]:
-        batches: list[list[int]] = [[] for _ in range(self._batches)]
-        for start in range(0, len(self._order), self._batches):
-            stratum = self._order[start : start + self._batches]
-            for batch, row in zip(generator.permutation(self._batches), generator.permutation(stratum), strict=False):
-                batches[batch].append(int(row))
-        # From the fullest batch to the emptiest.
-        return [np.array(batch) for batch in sorted(batches, key=lambda batch: -int(self.tokens[batch].sum()))]
+    def _fill(self) -> np.ndarray:
+        """Batch numbers of the sorted rows: as few batches, a multiple of the processes, as the budget allows."""
+        longest = np.concatenate([np.full(c.stop - c.start, self.tokens[self._order[c.start]]) for c in self._classes])
+        count = -(-int(longest.sum()) // self.budget)
+        while True:
+            count = -(-count // self.processes) * self.processes
+            if count > len(longest):
+                return np.arange(count)
+            heap = [(0, batch) for batch in range(count)]
+            places = np.zeros(len(longest), dtype=int)
+            for row, tokens in enumerate(longest.tolist()):
+                held, places[row] = heap[0]
+                heapq.heapreplace(heap, (held + tokens, places[row]))
+            if max(heap)[0] <= self.budget:
+                return places
+            count += max(1, count // 100)
+
+    def _draw_filled(self, generator: np.random.Generator) -> list[np.ndarray]:
+        rows = self._order.copy()
+        for part in self._classes:
+            rows[part] = generator.permutation(rows[part])
+        by_batch = rows[np.argsort(self._places, kind="stable")]
+        batches = np.split(by_batch, np.cumsum(np.bincount(self._places))[:-1])
+        # From the fullest to the emptiest.
+        return sorted(batches, key=lambda batch: -int(self.tokens[batch].sum()))
 
     def _padded_sizes(self) -> list[int]:
         """Rows of every batch, in the order of the sorted rows."""

@@ -1,5 +1,6 @@
 """RewardScorer: load a reward model and score conversations or texts with the very rewards of training."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,23 +12,31 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_reward.data.collator import PreferenceCollator
 from hf_reward.data.encoding import close_text
+from hf_reward.data.layouts import lay_out, shared_prompt_length
 from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.modeling.adapters import base_model as classifier_of
 from hf_reward.modeling.adapters import find_base_model
+from hf_reward.modeling.layout import LayoutChoice, only_padded, prove_layout
 from hf_reward.modeling.loading import embedding_rows, load_reward_model
 from hf_reward.modeling.score_head import (
     bind_reward_forward,
+    completion_rewards,
     keep_head_in_float32,
     last_token_positions,
     reads_last_token,
 )
+from hf_reward.modeling.shared_prompt import use_attention
 from hf_reward.modeling.tokenizer import load_tokenizer
 
 
 logger = logging.getLogger(__name__)
 
 Conversation = list[dict[str, Any]]
+
+# From this many inputs on they are scored without padding, and what they start with in common is computed once.
+_MANY, _TOKENS_AT_ONCE = 16, 16384
 
 
 class RewardScorer:
@@ -60,6 +69,7 @@ class RewardScorer:
         self.tokenizer = tokenizer
         self._own_forward = own_forward
         self._warned = False
+        self._layout: LayoutChoice | None = None
         if not own_forward:
             bind_reward_forward(classifier_of(model))
 
@@ -108,15 +118,18 @@ class RewardScorer:
         return cls(model, tokenizer, own_forward=not ours)
 
     def score(
-        self, inputs: Sequence[Conversation] | Sequence[str] | Conversation | str, batch_size: int = 8
+        self, inputs: Sequence[Conversation] | Sequence[str] | Conversation | str, batch_size: int | None = None
     ) -> list[float]:
         """
         Reward of each conversation (a list of messages) or text.
 
+        Many inputs are scored without padding, and completions of one prompt compute it once, if the model was seen to
+        give the same rewards then.
+
         Args:
             inputs: Conversations or texts, or one of them alone.
-            batch_size (`int`, *optional*, defaults to 8): Sequences of one forward pass; the rewards do not depend
-                on it beyond rounding.
+            batch_size (`int`, *optional*): Sequences of one padded forward pass. Not given: as many as make up 16,384
+                tokens without padding, or 8 padded ones. The rewards do not depend on it beyond rounding.
 
         Returns:
             `list[float]`: One reward each, in the order of the inputs.
@@ -125,12 +138,55 @@ class RewardScorer:
             `DataError`: An input is empty, or neither a conversation nor a text.
         """
         rows = [self.encode(item, number) for number, item in enumerate(_as_list(inputs))]
-        longest_first = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         rewards: dict[int, float] = {}
-        batches = [longest_first[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        if batch_size is None and len(rows) >= _MANY and self._can_pack(rows):
+            batches, score = _of_many_tokens(rows), self._score_packed
+        else:
+            size = batch_size or 8
+            longest_first = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+            batches = [longest_first[start : start + size] for start in range(0, len(rows), size)]
+            score = self.score_ids
         for batch in tqdm(batches, desc="Scoring", unit="batch", disable=len(batches) < 10):
-            rewards |= zip(batch, self.score_ids([rows[index] for index in batch]).tolist(), strict=True)
+            rewards |= zip(batch, score([rows[index] for index in batch]).tolist(), strict=True)
         return [rewards[index] for index in range(len(rows))]
+
+    def _can_pack(self, rows: list[list[int]]) -> bool:
+        """Whether rewards of rows without padding were seen to be right, on the longest and the most alike ones."""
+        if self._own_forward or only_padded(self.model) is not None:
+            return False
+        if self._layout is None:
+            ordered = sorted(rows)
+            alike = max(itertools.pairwise(ordered), key=shared_prompt_length)
+            groups = [sorted(rows, key=len)[-2:], list(alike)]
+            collator = PreferenceCollator(self.tokenizer.pad_token_id or 0)
+            weights = next(self.model.parameters()).dtype
+            half = weights if weights in (torch.bfloat16, torch.float16) else None
+            self._layout = prove_layout(
+                self.model,
+                LayoutChoice("shared_prompt", "for many inputs"),
+                [{"completion_input_ids": group} for group in groups],
+                collator,
+                half,
+            )
+            if self._layout.layout != "padded":
+                use_attention(classifier_of(self.model))
+        return self._layout.layout != "padded"
+
+    @torch.no_grad()
+    def _score_packed(self, rows: list[list[int]]) -> Tensor:
+        """Rewards of rows in lexicographic order; neighbours that start alike are a group."""
+        groups: list[list[list[int]]] = []
+        for row in rows:
+            # Half of a row is as much as sharing must save to be worth a call of its own.
+            if groups and 2 * shared_prompt_length([groups[-1][0], row]) > len(row):
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        layout = "packed" if self._layout is None else self._layout.layout
+        batch = lay_out(groups, layout, self.tokenizer.pad_token_id or 0, 1)
+        device = next(self.model.parameters()).device
+        batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        return completion_rewards(self.model, batch).float()
 
     def encode(self, item: Conversation | str, number: int = 0) -> list[int]:
         """Token ids of one conversation or text, as in training."""
@@ -190,6 +246,19 @@ class RewardScorer:
             return torch.stack([self.model(input_ids=row[None, :length]).logits[0, 0] for row, length in rows]).float()
         logits: Tensor = self.model(**batch).logits
         return logits.squeeze(-1).float()
+
+
+def _of_many_tokens(rows: list[list[int]]) -> list[list[int]]:
+    """Numbers of the rows in lexicographic order, so that those with one prompt stand together, in batches."""
+    batches: list[list[int]] = [[]]
+    tokens = 0
+    for index in sorted(range(len(rows)), key=rows.__getitem__):
+        if batches[-1] and tokens + len(rows[index]) > _TOKENS_AT_ONCE:
+            batches.append([])
+            tokens = 0
+        batches[-1].append(index)
+        tokens += len(rows[index])
+    return batches
 
 
 def _as_list(inputs: Any) -> list[Any]:

@@ -20,6 +20,9 @@ from hf_reward.modeling.shared_prompt import UnsupportedAttentionError, rows_wit
 # Where a bound module keeps the forward that it had on its instance (`None`: that of its class).
 _OWN = "_forward_before_hf_reward"
 
+# What of a batch goes to the model, beside the positions of the rewards.
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "group_spans")
+
 # What models call their head: `score` in decoders, the others in encoders.
 HEAD_NAMES = ("score", "classifier", "classification_head")
 
@@ -157,6 +160,22 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Any], spans: GroupS
             "without padding would be computed wrongly; use `batch_layout: padded`"
         )
     return hidden
+
+
+def completion_rewards(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """
+    Score all completions of a batch in one forward pass.
+
+    Args:
+        model (`nn.Module`): A model whose forward takes `reward_positions`, however it is wrapped.
+        batch (`dict`): A batch of [`PreferenceCollator`].
+
+    Returns:
+        `torch.Tensor`: Rewards group after group, best completion first, in float32 or better; (S,).
+    """
+    tokens = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    rewards: Tensor = model(**tokens, reward_positions=batch["reward_positions"]).logits
+    return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 
 
 def release_reward_forward(model: nn.Module) -> dict[nn.Module, Any]:

@@ -16,10 +16,10 @@ from hf_reward.config import RewardConfig
 from hf_reward.data.batching import LengthGroupedSampler, TokenBudgetSampler, row_tokens
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.modeling.adapters import base_model
+from hf_reward.modeling.layout import LayoutChoice, prove_layout, telling_rows
 from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
 from hf_reward.modeling.shared_prompt import ATTENTION, use_attention
 from hf_reward.training.checkpoints import WholeCheckpoints
-from hf_reward.training.layout import LayoutChoice, prove_layout, telling_rows
 
 
 logger = logging.getLogger(__name__)

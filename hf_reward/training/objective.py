@@ -21,12 +21,11 @@ from hf_reward.losses import (
     smoothed_probability,
     soft_preference_loss,
 )
-from hf_reward.modeling.score_head import last_token_positions
+from hf_reward.modeling.score_head import completion_rewards, last_token_positions
 
 
 T = TypeVar("T")
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "group_spans")
 # Columns that only the losses over pairs know how to use.
 PAIR_COLUMNS = ("margin", "chosen_probability", "tie")
 
@@ -104,22 +103,6 @@ def check_loss_columns(columns: Iterable[str], args: RewardConfig, name: str) ->
             f"{name}: `margin_mode: scale` multiplies the loss by the `margin` column, and there is none. "
             "Add it, or leave `margin_mode` out."
         )
-
-
-def completion_rewards(model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """
-    Score all completions of a batch in one forward pass.
-
-    Args:
-        model (`nn.Module`): A model whose forward takes `reward_positions`, however it is wrapped.
-        batch (`dict`): A batch of [`PreferenceCollator`].
-
-    Returns:
-        `torch.Tensor`: Rewards group after group, best completion first, in float32 or better; (S,).
-    """
-    tokens = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    rewards: Tensor = model(**tokens, reward_positions=batch["reward_positions"]).logits
-    return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 
 
 def preference_outputs(model: nn.Module, batch: dict[str, Any], args: RewardConfig) -> PreferenceOutputs:

@@ -15,7 +15,7 @@ from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import RunError
 from hf_reward.evaluation.pairs import ScoredPair, best_and_worst
 from hf_reward.files import write_json
-from hf_reward.training.objective import completion_rewards
+from hf_reward.modeling.score_head import completion_rewards
 from hf_reward.training.samples import read_pair
 from hf_reward.training.trainer import RewardTrainer
 

@@ -16,6 +16,7 @@ from hf_reward.data.report import check_dropped
 from hf_reward.data.tokenization import RowRules, is_prepared, keep_usable, tokenize_dataset
 from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.modeling.adapters import add_adapter, base_model, check_head_trains
+from hf_reward.modeling.layout import only_padded
 from hf_reward.modeling.loading import (
     check_activation_checkpointing,
     disable_dropout,
@@ -25,7 +26,6 @@ from hf_reward.modeling.loading import (
 )
 from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
 from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
-from hf_reward.training.layout import only_padded
 from hf_reward.training.objective import check_loss_columns
 
 
@@ -90,7 +90,7 @@ def finish_model(
 ) -> PreTrainedModel | PeftModel:
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = base_model(model)
-    padded = args.batch_layout == "padded" or only_padded(args, model) is not None
+    padded = args.batch_layout == "padded" or only_padded(model, args) is not None
     checkpointing = args.checkpoint_activations(by_default=padded)
     check_activation_checkpointing(base, checkpointing, args.gradient_checkpointing_kwargs)
     prepare_model(base, tokenizer)

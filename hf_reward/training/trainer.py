@@ -18,11 +18,11 @@ from hf_reward.config import RewardConfig
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
+from hf_reward.modeling.layout import LayoutChoice, choose_layout
 from hf_reward.training.batches import LaidOutBatches
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
 from hf_reward.training.evaluation import ExactEvaluation
 from hf_reward.training.finiteness import FiniteSteps
-from hf_reward.training.layout import LayoutChoice, choose_layout
 from hf_reward.training.objective import (
     PreferenceOutputs,
     complete_batch,

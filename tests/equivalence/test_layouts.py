@@ -15,10 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.data.layouts import shared_prompt_length
 from hf_reward.modeling.adapters import add_adapter, base_model
-from hf_reward.modeling.score_head import bind_reward_forward
+from hf_reward.modeling.layout import EXACT_WINDOWS
+from hf_reward.modeling.score_head import bind_reward_forward, completion_rewards
 from hf_reward.modeling.shared_prompt import AttentionPlan, UnsupportedAttentionError, attention_forward, use_attention
-from hf_reward.training.layout import EXACT_WINDOWS
-from hf_reward.training.objective import completion_rewards
 
 
 SIZES = {

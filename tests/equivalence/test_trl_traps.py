@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from hf_reward import DataError, RewardConfig, RewardScorer, RewardTrainer
 from hf_reward.modeling.adapters import head_parameters
-from hf_reward.modeling.score_head import bind_reward_forward
-from hf_reward.training.objective import MODEL_INPUTS
+from hf_reward.modeling.score_head import MODEL_INPUTS, bind_reward_forward
 
 
 def config(folder: Path, **settings) -> RewardConfig:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from hf_reward import ConfigurationError, RewardConfig, RewardTrainer
 from hf_reward.modeling import shared_prompt
-from hf_reward.training.layout import choose_layout, only_padded, spared_by_sharing
+from hf_reward.modeling.layout import choose_layout, only_padded, spared_by_sharing
 from tests.equivalence.test_layouts import SIZES, group
 from tests.unit.modeling.test_architectures import build
 
@@ -103,7 +103,7 @@ def test_padded_rows_keep_checkpointing_and_are_grouped_by_length(tokenizer, tmp
 )
 def test_what_the_structure_does_not_allow(model: Any, reason: str | None, tmp_path: Path) -> None:
     made = model()
-    found = only_padded(config(tmp_path), made)
+    found = only_padded(made, config(tmp_path))
     assert found is None if reason is None else reason in found
     if reason is not None:
         assert choose_layout(config(tmp_path), made, rows(*SHARING)).layout == "padded"
@@ -113,14 +113,22 @@ def test_what_the_structure_does_not_allow(model: Any, reason: str | None, tmp_p
 
 def test_attention_dropout_that_is_on_leaves_rows_padded(tmp_path: Path) -> None:
     model = llama(attention_dropout=0.1)
-    assert only_padded(config(tmp_path), model) is None
-    assert "attention dropout is on" in only_padded(config(tmp_path, disable_dropout=False), model)
+    assert only_padded(model, config(tmp_path)) is None
+    assert "attention dropout is on" in only_padded(model, config(tmp_path, disable_dropout=False))
+
+
+def test_torch_compile_leaves_rows_padded_or_is_refused(tmp_path: Path) -> None:
+    args = config(tmp_path, torch_compile=True)
+    assert choose_layout(args, llama(), rows(*SHARING)).layout == "padded"
+    args.batch_layout = "packed"
+    with pytest.raises(ConfigurationError, match="found packed, but `torch_compile` is on"):
+        choose_layout(args, llama(), rows(*SHARING))
 
 
 def test_linear_attention_layers_leave_rows_padded(tmp_path: Path) -> None:
     model = llama()
     model.config.layer_types = ["linear_attention", "full_attention", "full_attention"]
-    assert "layers of linear_attention" in only_padded(config(tmp_path), model)
+    assert "layers of linear_attention" in only_padded(model, config(tmp_path))
 
 
 def test_what_the_attention_refuses_makes_a_run_pad_its_rows(
@@ -163,7 +171,7 @@ def test_wrong_rewards_make_a_run_fall_back_layout_by_layout(
 def test_an_unknown_window_that_no_pair_exceeds_is_not_trusted(
     tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_reward.training.layout.EXACT_WINDOWS", frozenset())
+    monkeypatch.setattr("hf_reward.modeling.layout.EXACT_WINDOWS", frozenset())
     torch.manual_seed(0)
     sizes = SIZES | {"max_position_embeddings": 512}
     for window, layout in ((8, "shared_prompt"), (400, "padded")):

@@ -18,9 +18,8 @@ from hf_reward.data.collator import PreferenceCollator, completions_of
 from hf_reward.data.layouts import BatchLayout, laid_out_tokens, shared_prompt_length
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model
-from hf_reward.modeling.score_head import reads_last_token
+from hf_reward.modeling.score_head import completion_rewards, reads_last_token
 from hf_reward.modeling.shared_prompt import REPLACES, UnsupportedAttentionError, use_attention
-from hf_reward.training.objective import completion_rewards
 
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def choose_layout(args: RewardConfig, model: PreTrainedModel | PeftModel, datase
     """
     if args.batch_layout == "padded":
         return LayoutChoice("padded", "as set")
-    against = only_padded(args, model)
+    against = only_padded(model, args)
     if against is not None:
         if args.batch_layout != "auto":
             raise ConfigurationError(
@@ -77,8 +76,8 @@ def choose_layout(args: RewardConfig, model: PreTrainedModel | PeftModel, datase
     return LayoutChoice("shared_prompt", f"sharing prompts spares {spared:.1%} of the tokens", spared)
 
 
-def only_padded(args: RewardConfig, model: PreTrainedModel | PeftModel) -> str | None:
-    """Why a model can have no other layout than the padded one, as far as its structure tells; or `None`."""
+def only_padded(model: PreTrainedModel | PeftModel, args: RewardConfig | None = None) -> str | None:
+    """Why a model can have no other layout than the padded one, as far as structure and settings tell; or `None`."""
     base = base_model(model)
     config = base.config.get_text_config()
     name = type(base).__name__
@@ -91,13 +90,19 @@ def only_padded(args: RewardConfig, model: PreTrainedModel | PeftModel) -> str |
         return f"the attention implementation is {config._attn_implementation}"
     if not type(base)._can_set_attn_implementation():
         return f"{name} does not use transformers' attention interface"
+    if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
+        return "the model is split over several devices"
     if isinstance(model, PeftModel) and any(c.is_prompt_learning for c in model.peft_config.values()):
         return "the adapter puts learned tokens in front of every row"
+    return None if args is None else _settings_against(config, args)
+
+
+def _settings_against(config: Any, args: RewardConfig) -> str | None:
     dropout = max(getattr(config, key, None) or 0.0 for key in ("attention_dropout", "attn_pdrop"))
     if dropout and not args.disable_dropout:
         return f"attention dropout is on ({dropout})"
-    if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
-        return "the model is split over several devices"
+    if args.torch_compile:
+        return "`torch_compile` is on, which would compile again for every batch"
     return None
 
 
