@@ -18,6 +18,7 @@ from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.modeling.adapters import add_adapter, base_model, check_head_trains
 from hf_reward.modeling.loading import (
     check_activation_checkpointing,
+    check_weights_stay,
     disable_dropout,
     load_config,
     load_reward_model,
@@ -90,6 +91,7 @@ def finish_model(
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = base_model(model)
     check_activation_checkpointing(base, args.gradient_checkpointing, args.gradient_checkpointing_kwargs)
+    check_weights_stay(base, args.world_size)
     prepare_model(base, tokenizer)
     keep_head_in_float32(base)
     bind_reward_forward(base)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -189,7 +190,7 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-step; activations wait on the CPU for their backward pass if `activation_offloading` is on."""
-        with self._offloading():
+        with self._offloading:
             return super().training_step(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
@@ -204,15 +205,20 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
             total = self.accelerator.reduce(total, reduction="sum")
         return total.clamp_min(torch.finfo(total.dtype).tiny)
 
-    @contextlib.contextmanager
-    def _offloading(self) -> Iterator[None]:
+    @cached_property
+    def _offloading(self) -> contextlib.AbstractContextManager[Any]:
         if not self.args.activation_offloading:
-            yield
-            return
+            return contextlib.nullcontext()
+        if self.args.device.type == "cpu":
+            logger.info("activation_offloading: off, because this run is on a CPU, whose memory holds all activations")
+            return contextlib.nullcontext()
         from trl.models.activation_offloading import get_act_offloading_ctx_manager
 
-        with get_act_offloading_ctx_manager(model=self.model):
-            yield
+        # The head that TRL would leave out, and warn about where it finds none, has one output here.
+        offloading: contextlib.AbstractContextManager[Any] = get_act_offloading_ctx_manager(
+            self.model, warn_if_no_head=False
+        )
+        return offloading
 
     # ---- metrics ----------------------------------------------------------------------------------------------------
 
