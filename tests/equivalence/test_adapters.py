@@ -254,9 +254,7 @@ def test_over_a_quantised_base_adapter_and_head_train_in_float32(
     assert set(computed) == {torch.float32}
     trained = rewards(trainer)
     assert trained.std() > 0.3
-    saved = RewardScorer.from_pretrained(
-        tmp_path / "adapter", device="cpu", quantization_config=quantized(arguments)
-    )
+    saved = RewardScorer.from_pretrained(tmp_path / "adapter", device="cpu", quantization_config=quantized(arguments))
     torch.testing.assert_close(saved.score_ids(probe_rows(tokenizer)), trained, rtol=0, atol=1e-6)
 
 
