@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def check_dropped(rows: SplitRows, split: str, max_length: int | None) -> None:
     Raises:
         `DataError`: Every row was dropped; the message says for which reasons, and the lengths that were met.
     """
-    total = _total(rows)
+    total = _total(rows.counts())
     if not total.dropped and total.kept:
         return
     reasons = ", ".join(f"{reason}: {count}" for reason, count in total.dropped.most_common()) or "there was none"
@@ -62,8 +63,7 @@ def split_report(rows: SplitRows, max_length: int | None) -> dict[str, Any]:
     tokens, spared = int(rows.of_kept("group_tokens").sum()), rows.of_kept("group_size") - 1
     sides = (rows.of_kept(f"{side}_length") for side in ("chosen", "rejected"))
     return {
-        **_total(rows).as_dict(),
-        "sources": {name: count.as_dict() for name, count in rows.counts().items()},
+        **counts_report(rows.counts()),
         "notes": rows.notes(),
         "tokens": {part: _quantiles(_lengths(rows, part)) for part in ("prompt", "chosen", "rejected")},
         **{
@@ -75,9 +75,23 @@ def split_report(rows: SplitRows, max_length: int | None) -> dict[str, Any]:
     }
 
 
-def _total(rows: SplitRows) -> SourceCount:
-    counts = rows.counts().values()
-    return SourceCount(sum(count.rows for count in counts), sum((count.dropped for count in counts), Counter[str]()))
+def counts_report(counts: Mapping[str, SourceCount]) -> dict[str, Any]:
+    """
+    What the counts of a split come to, and all that is known of a stream: `rows`, `kept`, `dropped`, and the same by
+    source under `sources`.
+
+    Examples:
+
+    >>> report = counts_report({"a.jsonl": SourceCount(3, Counter(identical=1)), "b.jsonl": SourceCount(2)})
+    >>> report["rows"], report["kept"], report["dropped"]
+    (5, 4, {'identical': 1})
+    """
+    return _total(counts).as_dict() | {"sources": {name: count.as_dict() for name, count in counts.items()}}
+
+
+def _total(counts: Mapping[str, SourceCount]) -> SourceCount:
+    every = counts.values()
+    return SourceCount(sum(count.rows for count in every), sum((count.dropped for count in every), Counter[str]()))
 
 
 def _lengths(rows: SplitRows, part: str) -> np.ndarray:

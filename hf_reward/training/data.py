@@ -1,7 +1,7 @@
 """The data of a run: sources loaded, tokenised (or taken from the cache), filtered and accounted for."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_reward.config import DataArguments, RewardConfig
-from hf_reward.data.accounts import SplitRows
+from hf_reward.data.accounts import SourceCount, SplitRows
 from hf_reward.data.cache import default_cache_dir
 from hf_reward.data.filters import Filters
 from hf_reward.data.loading import Source, load_eval_sets, load_sources
@@ -21,6 +21,7 @@ from hf_reward.data.preparation import (
     resolve_overlap,
     set_evaluation_apart,
 )
+from hf_reward.data.report import counts_report
 from hf_reward.errors import ConfigurationError, DataError
 from hf_reward.training.setup import check_batches, check_columns_of, row_rules
 
@@ -39,11 +40,20 @@ class RunData:
         train (`Dataset` or `IterableDataset`): Pairs to train on.
         evaluation (`Dataset`, `IterableDataset`, or a `dict` of them, *optional*): One set, or several by name.
         report (`dict`): As in `data_report.json`.
+        streamed (`dict`): Rows of a training stream by source, counted as they are read.
     """
 
     train: Tokenized
     evaluation: Tokenized | dict[str, Tokenized] | None
     report: dict[str, Any]
+    streamed: dict[str, SourceCount] = field(default_factory=dict)
+
+    def report_stream(self) -> None:
+        """Put what was read of a training stream so far into the report."""
+        if any(count.rows for count in self.streamed.values()):
+            self.report["train"] = counts_report(self.streamed)
+        elif self.streamed:
+            logger.info("the rows of the training stream were read by workers (dataloader_num_workers): not counted")
 
     def splits(self) -> dict[str, Tokenized]:
         """All splits by name."""
@@ -78,8 +88,10 @@ def load_data(
             )
         sources = load_sources(data_args, "train")
         evaluations = {name: _prepare(name, parts, args, data_args, tokenizer) for name, parts in eval_sets.items()}
-        train = _prepare("train", sources, args, data_args, tokenizer)
+        streamed: dict[str, SourceCount] = {}
+        train = _prepare("train", sources, args, data_args, tokenizer, streamed)
         data = _join(train, evaluations, args, data_args)
+        data.streamed = streamed
     if check:
         for name, dataset in data.splits().items():
             check_columns_of(dataset, args, name)
@@ -93,11 +105,12 @@ def _prepare(
     args: RewardConfig,
     data_args: DataArguments,
     tokenizer: PreTrainedTokenizerBase,
+    streamed: dict[str, SourceCount] | None = None,
 ) -> SplitRows | IterableDataset:
     rules = row_rules(args, drop_identical=data_args.drop_identical, drop_empty=data_args.drop_empty)
     filters = Filters(data_args.drop_contradictory, data_args.drop_duplicates)
     if any(isinstance(source.dataset, IterableDataset) for source in sources):
-        return prepare_stream(sources, tokenizer, rules, filters)
+        return prepare_stream(sources, tokenizer, rules, filters, streamed)
     folder = Path(data_args.dataset_cache_dir).expanduser() if data_args.dataset_cache_dir else default_cache_dir()
     cache_dir = None if data_args.dataset_skip_cache else folder
     return prepare_split(sources, tokenizer, split, rules, filters, args.dataset_num_proc, cache_dir)
@@ -136,7 +149,9 @@ def check_positions(data: RunData, limit: int | None) -> None:
     Raises:
         `DataError`: There is one; the message names the limit to set.
     """
-    lengths = {name: max(part["length"][:]) for name, part in data.splits().items() if isinstance(part, Dataset)}
+    # As NumPy numbers: a list of Python numbers would take five times their memory.
+    parts = {name: part.with_format("numpy") for name, part in data.splits().items() if isinstance(part, Dataset)}
+    lengths = {name: int(part["length"][:].max()) for name, part in parts.items()}
     if limit is None or not lengths:
         return
     name = max(lengths, key=lambda key: lengths[key])

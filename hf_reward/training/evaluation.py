@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
+from datasets import IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_reward.config import RewardConfig
+from hf_reward.data.streams import EvenStream
 from hf_reward.metrics import PairRecords, PreferenceSums
 from hf_reward.training.objective import (
     PreferenceOutputs,
@@ -32,6 +34,19 @@ class ExactEvaluation(Trainer):
         self.can_return_loss, self.label_names = True, []
         self._training_sums, self._evaluation_sums = PreferenceSums(), PreferenceSums()
         self._evaluation_records = PairRecords()
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer, but that of a stream every process reads all and takes its part of each batch."""
+        if isinstance(dataset, IterableDataset) and self.accelerator.num_processes > 1:
+            dataset = EvenStream(dataset, batch_size * self.accelerator.num_processes)
+        return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
+
+    def _tell_where_the_stream_ended(self) -> None:
+        """Let accelerate know how many rows of the last batch are real, so that it gathers no others."""
+        loader: Any = self.accelerator.gradient_state.active_dataloader
+        stream = getattr(getattr(loader, "dataset", None), "dataset", None)
+        if isinstance(stream, EvenStream) and loader.end_of_dataloader and stream.count:
+            loader.remainder = stream.count % stream.multiple
 
     def _ignore_repeated_rows(self, batch: dict[str, Any], batch_size: int) -> None:
         """Give weight 0 to the rows that accelerate repeats in the last batch to even out the processes."""
@@ -90,6 +105,7 @@ class ExactEvaluation(Trainer):
             rewards: (G, k), NaN where a group has fewer than k completions, for pairs (P, 2); column: (G,), always 0.
         """
         batch = complete_batch(self._prepare_inputs(inputs))
+        self._tell_where_the_stream_ended()
         self._ignore_repeated_rows(batch, self.args.eval_batch_size)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = preference_outputs(model, batch, self.args)

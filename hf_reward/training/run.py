@@ -79,6 +79,8 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
     trainer = build_trainer(args, model_args, tokenizer, data)
     logger.info(describe_mode(trainer))
     train_metrics = train(trainer)
+    data.report_stream()
+    check_saved_adapter(trainer)
     if model_args.merge_adapter:
         merge_trained(trainer, model_args)
     eval_metrics, scored = evaluate(trainer, data.evaluation)
@@ -155,7 +157,6 @@ def train(trainer: RewardTrainer) -> dict[str, float]:
     metrics |= {"num_pairs": trainer.counters.num_pairs, "num_tokens": trainer.counters.num_tokens}
     # Not the public call: it would push before the card is written.
     trainer.save_model(_internal_call=True)
-    check_saved_adapter(trainer)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics

@@ -121,10 +121,9 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         callbacks = [self.counters, SuspiciousNumbers(), self.samples, *(callbacks or [])]
         if args.num_evals is not None:
             callbacks.append(EvaluationSchedule(args.num_evals))
-        if isinstance(train_dataset, IterableDataset):
-            # Dispatching would concatenate batches of different lengths from several processes.
-            accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
-            accelerator_config.dispatch_batches = False
+        # Dispatching, which is for streams alone, would concatenate batches of different lengths.
+        accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
+        accelerator_config.dispatch_batches = False
         multiple: Any = args.pad_to_multiple_of  # a number or None since `args` was made
         super().__init__(
             model=model,
