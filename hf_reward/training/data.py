@@ -22,8 +22,8 @@ from hf_reward.data.preparation import (
     set_evaluation_apart,
 )
 from hf_reward.data.report import counts_report
-from hf_reward.errors import ConfigurationError, DataError
-from hf_reward.training.setup import check_batches, check_columns_of, row_rules
+from hf_reward.errors import ConfigurationError
+from hf_reward.training.setup import check_batches, check_columns_of, row_rules, within_positions
 
 
 logger = logging.getLogger(__name__)
@@ -144,20 +144,13 @@ def _sets(evaluations: dict[str, SplitRows | IterableDataset]) -> Tokenized | di
 
 def check_positions(data: RunData, limit: int | None) -> None:
     """
-    Refuse sequences that are longer than the model has positions for.
+    Refuse sequences that are longer than the model has positions for; those of a stream when they are read.
 
     Raises:
         `DataError`: There is one; the message names the limit to set.
     """
-    # As NumPy numbers: a list of Python numbers would take five times their memory.
-    parts = {name: part.with_format("numpy") for name, part in data.splits().items() if isinstance(part, Dataset)}
-    lengths = {name: int(part["length"][:].max()) for name, part in parts.items()}
-    if limit is None or not lengths:
-        return
-    name = max(lengths, key=lambda key: lengths[key])
-    if lengths[name] > limit:
-        raise DataError(
-            f"{name}: the longest pair has {lengths[name]} tokens, but the model has positions for {limit}. Set "
-            f"`max_length: {limit}` or less; longer pairs are then dropped and counted, or shortened by `overlong: "
-            "truncate_prompt`."
-        )
+    data.train = within_positions(data.train, limit, "train")
+    if isinstance(data.evaluation, dict):
+        data.evaluation = {name: within_positions(part, limit, name) for name, part in data.evaluation.items()}
+    elif data.evaluation is not None:
+        data.evaluation = within_positions(data.evaluation, limit, "eval")

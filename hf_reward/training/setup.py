@@ -1,7 +1,7 @@
 """What stands ready before a trainer starts: the model with its tokenizer and adapter, and tokenised datasets."""
 
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
@@ -30,6 +30,8 @@ from hf_reward.training.objective import check_loss_columns
 
 
 logger = logging.getLogger(__name__)
+
+D = TypeVar("D", Dataset, IterableDataset)
 
 
 def prepare_reward_model(
@@ -106,18 +108,23 @@ def finish_model(
     return model
 
 
-def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name: str) -> Any:
+def prepare_dataset(
+    dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name: str, positions: int | None = None
+) -> Any:
     """
     Tokenise a dataset, or every set of a `dict`, unless that is done; say how many rows were dropped and why.
 
+    `positions` is the number of tokens that the model has positions for, if it says so.
+
     Raises:
-        `DataError`: A row is not a preference pair, or no row is left, or not enough of them for one batch.
+        `DataError`: A row is not a preference pair or longer than `positions`, or no row is left, or not enough of
+            them for one batch.
         `ConfigurationError`: It is not a dataset, or has columns that no loss here uses.
     """
     if dataset is None:
         return None
     if isinstance(dataset, dict):
-        return {key: prepare_dataset(part, tokenizer, args, key) for key, part in dataset.items()}
+        return {key: prepare_dataset(part, tokenizer, args, key, positions) for key, part in dataset.items()}
     if not isinstance(dataset, Dataset | IterableDataset):
         raise ConfigurationError(
             f"The {name} dataset is a {type(dataset).__name__}; expected a `datasets.Dataset` or `IterableDataset`"
@@ -129,6 +136,7 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
             dataset, detect_reader(dataset, name), tokenizer, name, rules, args.dataset_num_proc
         )
         dataset = keep_usable(tokenized) if isinstance(tokenized, IterableDataset) else _kept(tokenized, name, args)
+        dataset = within_positions(dataset, positions, name)
     check_columns_of(dataset, args, name)
     check_batches(dataset, args, name)
     return dataset
@@ -138,6 +146,32 @@ def _kept(tokenized: Dataset, name: str, args: RewardConfig) -> Dataset:
     rows = SplitRows.join([tokenized], [name])
     check_dropped(rows, name, args.max_length)
     return rows.dataset()
+
+
+def within_positions(dataset: D, positions: int | None, name: str) -> D:
+    """
+    See that no tokenised row is longer than the model has positions for, in a stream while it is read.
+
+    Raises:
+        `DataError`: There is one; the message names the limit to set.
+    """
+    if positions is None:
+        return dataset
+
+    def fits(length: int) -> bool:
+        if length > positions:
+            raise DataError(
+                f"{name}: the longest pair has {length} tokens, but the model has positions for {positions}. Set "
+                f"`max_length: {positions}` or less; longer pairs are then dropped and counted, or shortened by "
+                "`overlong: truncate_prompt`."
+            )
+        return True
+
+    if isinstance(dataset, IterableDataset):
+        return dataset.filter(fits, input_columns="length")
+    # As NumPy numbers: a list of Python numbers would take five times their memory.
+    fits(int(dataset.with_format("numpy")["length"][:].max()))
+    return dataset
 
 
 def row_rules(args: RewardConfig, *, drop_identical: bool = True, drop_empty: bool = True) -> RowRules:

@@ -19,6 +19,7 @@ from hf_reward.config import RewardConfig
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
+from hf_reward.modeling.loading import longest_input
 from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
 from hf_reward.training.checkpoints import WholeCheckpoints
@@ -124,14 +125,15 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         # Dispatching, which is for streams alone, would concatenate batches of different lengths.
         accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
         accelerator_config.dispatch_batches = False
+        positions = longest_input(base_model(model).config)
         multiple: Any = args.pad_to_multiple_of  # a number or None since `args` was made
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator
             or PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=multiple),
-            train_dataset=prepare_dataset(train_dataset, processing_class, args, "train"),
-            eval_dataset=prepare_dataset(eval_dataset, processing_class, args, "eval"),
+            train_dataset=prepare_dataset(train_dataset, processing_class, args, "train", positions),
+            eval_dataset=prepare_dataset(eval_dataset, processing_class, args, "eval", positions),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -244,15 +246,19 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         """As in [`~transformers.Trainer.evaluate`]; a raw dataset is tokenised first."""
         prepared: Any = eval_dataset  # the name of one of several sets stays a name
         if not isinstance(eval_dataset, str):
-            prepared = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
+            prepared = self._prepared(eval_dataset, "eval")
         with self.reward_forward():
             return super().evaluate(prepared, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.predict`]; `predictions` are the rewards, (pairs, 2), in dataset order."""
-        test_dataset = prepare_dataset(test_dataset, self.processing_class, self.args, "test")
+        test_dataset = self._prepared(test_dataset, "test")
         with self.reward_forward():
             return super().predict(test_dataset, *args, **kwargs)
+
+    def _prepared(self, dataset: Any, name: str) -> Any:
+        positions = longest_input(base_model(self.model).config)
+        return prepare_dataset(dataset, self.processing_class, self.args, name, positions)
 
     # ---- training and saving ----------------------------------------------------------------------------------------
 

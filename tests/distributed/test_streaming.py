@@ -26,7 +26,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     byte_tokenizer().save_pretrained(folder / "model")
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_config(llama_config(num_labels=1)).save_pretrained(folder / "model")
-    rows = [{"prompt": f"{prompt} ", "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in PAIRS]
+    # Groups of two and of three completions, with weights.
+    rows = [
+        {"prompt": f"{prompt} ", "completions": [*sides, "Oh.", "Well."][: 2 + number % 2], "weight": 1.0 + number}
+        for number, (prompt, *sides) in enumerate(PAIRS)
+    ]
     Dataset.from_list(rows).save_to_disk(folder / "data")
     done = subprocess.run(
         [
@@ -62,7 +66,8 @@ def test_training_on_a_stream_equals_one_process(runs: dict[str, Any]) -> None:
         for name in ("loss", "reward_margin", "accuracy", "chosen_reward", "grad_norm"):
             assert there[name] == pytest.approx(here[name], abs=2e-5, rel=1e-4), name
         assert (there["num_pairs"], there["num_tokens"]) == (here["num_pairs"], here["num_tokens"])
-    assert two[-1]["num_pairs"] == 21
+    # Four groups of one pair and three of three pairs, three times.
+    assert two[-1]["num_pairs"] == 39
     for name, weight in runs["one"]["weights"].items():
         there = torch.tensor(runs["two"][0]["weights"][name])
         torch.testing.assert_close(there, torch.tensor(weight), rtol=0, atol=1e-4)
@@ -72,10 +77,11 @@ def test_evaluation_of_a_stream_is_exact(runs: dict[str, Any]) -> None:
     one, two = ([e for e in run["history"] if "eval_loss" in e] for run in (runs["one"], runs["two"][0]))
     assert len(one) == len(two) == 2
     for here, there in zip(one, two, strict=True):
-        assert there["eval_pairs"] == here["eval_pairs"] == 7
+        assert there["eval_pairs"] == here["eval_pairs"] == 13
         for name in ("accuracy", "loss", "reward_margin", "reward_std", "reward_margin_p5", "length_correlation"):
             assert there[f"eval_{name}"] == pytest.approx(here[f"eval_{name}"], abs=1e-4), name
     rewards = [torch.tensor(run["predictions"][-1]) for run in (runs["one"], *runs["two"])]
-    assert [tuple(values.shape) for values in rewards] == [(7, 2)] * 3
-    torch.testing.assert_close(rewards[1], rewards[0], rtol=0, atol=1e-4)
-    assert torch.equal(rewards[1], rewards[2])
+    assert [tuple(values.shape) for values in rewards] == [(7, 3)] * 3
+    exist = torch.tensor([[True, True, number % 2 == 1] for number in range(7)])
+    torch.testing.assert_close(rewards[1][exist], rewards[0][exist], rtol=0, atol=1e-4)
+    assert torch.equal(rewards[1][exist], rewards[2][exist])

@@ -264,11 +264,13 @@ def test_a_merge_after_quantised_training_says_the_difference(
 ) -> None:
     from hf_reward.cli.train import run_training
 
-    chat_pairs.to_json(tmp_path / "train.jsonl")
+    chat_pairs.select(range(5)).to_json(tmp_path / "train.jsonl")
+    chat_pairs.select(range(5, 7)).to_json(tmp_path / "eval.jsonl")
     with caplog.at_level("INFO"):
-        run_training(
+        result = run_training(
             model_name_or_path=str(base_folder),
             dataset_name=str(tmp_path / "train.jsonl"),
+            eval_dataset_name=str(tmp_path / "eval.jsonl"),
             output_dir=str(tmp_path / "out"),
             use_peft=True,
             lora_r=4,
@@ -280,6 +282,10 @@ def test_a_merge_after_quantised_training_says_the_difference(
         )
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert getattr(plain, "is_quantized", False) is False
+    evaluated = result.eval_metrics
+    assert plain.config.reward_std == pytest.approx(evaluated["eval_reward_std"], abs=1e-5)
+    mean = (evaluated["eval_chosen_reward"] + evaluated["eval_rejected_reward"]) / 2
+    assert plain.config.reward_mean == pytest.approx(mean, abs=1e-5)
     adapter = RewardScorer.from_pretrained(
         tmp_path / "out" / "adapter", base_model=base_folder, device="cpu", quantization_config=quantized(arguments)
     )
