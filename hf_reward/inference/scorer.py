@@ -105,7 +105,7 @@ class RewardScorer:
             model = _with_adapter(name, base, adapter.revision, revision, len(tokenizer), options)
         device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         ours = getattr(model.config, "hf_reward_version", None) is not None or adapter is not None
-        if getattr(classifier_of(model), "hf_device_map", None) is None:
+        if getattr(classifier_of(model), "hf_device_map", None) is None and init_kwargs.get("device_map") is None:
             model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`; checkers take `device` for `self`
         return cls(model, tokenizer, own_forward=not ours)
 

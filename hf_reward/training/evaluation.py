@@ -11,6 +11,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_reward.config import RewardConfig
 from hf_reward.data.streams import EvenStream
+from hf_reward.errors import ConfigurationError
 from hf_reward.metrics import PairRecords, PreferenceSums
 from hf_reward.training.objective import (
     PreferenceOutputs,
@@ -36,9 +37,20 @@ class ExactEvaluation(Trainer):
         self._evaluation_records = PairRecords()
 
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
-        """As in the Trainer, but that of a stream every process reads all and takes its part of each batch."""
-        if isinstance(dataset, IterableDataset) and self.accelerator.num_processes > 1:
-            dataset = EvenStream(dataset, batch_size * self.accelerator.num_processes)
+        """
+        As in the Trainer, but that of a stream every process reads all and takes its part of each batch.
+
+        Raises:
+            `ConfigurationError`: Workers would read an evaluation stream, and not say where it ends.
+        """
+        processes, workers = self.accelerator.num_processes, self.args.dataloader_num_workers
+        if isinstance(dataset, IterableDataset) and processes > 1:
+            if workers and not kwargs.get("is_training"):
+                raise ConfigurationError(
+                    f"`dataloader_num_workers`: found {workers} with a stream to evaluate on {processes} processes; "
+                    "expected 0, or a dataset in place of the stream"
+                )
+            dataset = EvenStream(dataset, batch_size * processes)
         return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
 
     def _tell_where_the_stream_ended(self) -> None:

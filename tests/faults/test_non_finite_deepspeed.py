@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_reward.training.checkpoints import newest_complete
 
 
-pytestmark = pytest.mark.distributed
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed builds its communication on a CPU with g++"),
+]
 
 ZERO_2 = {
     "zero_optimization": {"stage": 2, "overlap_comm": False, "contiguous_gradients": True},
