@@ -1,6 +1,7 @@
 """The data of a run: sources loaded, tokenised (or taken from the cache), filtered and accounted for."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from hf_reward.data.preparation import (
     guard_stream,
     prepare_split,
     prepare_stream,
+    report_key,
     resolve_overlap,
     set_evaluation_apart,
 )
@@ -40,20 +42,30 @@ class RunData:
         train (`Dataset` or `IterableDataset`): Pairs to train on.
         evaluation (`Dataset`, `IterableDataset`, or a `dict` of them, *optional*): One set, or several by name.
         report (`dict`): As in `data_report.json`.
-        streamed (`dict`): Rows of a training stream by source, counted as they are read.
+        streamed (`dict`): By split, the rows of its streams by source, counted as they are read.
     """
 
     train: Tokenized
     evaluation: Tokenized | dict[str, Tokenized] | None
     report: dict[str, Any]
-    streamed: dict[str, SourceCount] = field(default_factory=dict)
+    streamed: dict[str, dict[str, SourceCount]] = field(default_factory=dict)
 
-    def report_stream(self) -> None:
+    def report_training_stream(self) -> None:
         """Put what was read of a training stream so far into the report."""
-        if any(count.rows for count in self.streamed.values()):
-            self.report["train"] = counts_report(self.streamed)
-        elif self.streamed:
+        counts = self.streamed.get("train", {})
+        if any(count.rows for count in counts.values()):
+            self.report["train"] = counts_report(counts)
+        elif counts:
             logger.info("the rows of the training stream were read by workers (dataloader_num_workers): not counted")
+
+    def count_streams(self) -> None:
+        """Read every stream to its end, once, and put its rows into the report."""
+        for name, counts in self.streamed.items():
+            for count in counts.values():
+                count.rows, count.dropped = 0, Counter()
+            for _ in self.splits()[name]:
+                pass
+            self.report["train" if name == "train" else report_key(name)] = counts_report(counts)
 
     def splits(self) -> dict[str, Tokenized]:
         """All splits by name."""
@@ -87,8 +99,10 @@ def load_data(
                 "evaluation data. Name it by `eval_dataset_name` or `dataset_test_split`, or set `eval_split_size`."
             )
         sources = load_sources(data_args, "train")
-        evaluations = {name: _prepare(name, parts, args, data_args, tokenizer) for name, parts in eval_sets.items()}
-        streamed: dict[str, SourceCount] = {}
+        streamed: dict[str, dict[str, SourceCount]] = {}
+        evaluations = {
+            name: _prepare(name, parts, args, data_args, tokenizer, streamed) for name, parts in eval_sets.items()
+        }
         train = _prepare("train", sources, args, data_args, tokenizer, streamed)
         data = _join(train, evaluations, args, data_args)
         data.streamed = streamed
@@ -105,12 +119,12 @@ def _prepare(
     args: RewardConfig,
     data_args: DataArguments,
     tokenizer: PreTrainedTokenizerBase,
-    streamed: dict[str, SourceCount] | None = None,
+    streamed: dict[str, dict[str, SourceCount]],
 ) -> SplitRows | IterableDataset:
     rules = row_rules(args, drop_identical=data_args.drop_identical, drop_empty=data_args.drop_empty)
     filters = Filters(data_args.drop_contradictory, data_args.drop_duplicates)
     if any(isinstance(source.dataset, IterableDataset) for source in sources):
-        return prepare_stream(sources, tokenizer, rules, filters, streamed)
+        return prepare_stream(sources, tokenizer, rules, filters, streamed.setdefault(split, {}))
     folder = Path(data_args.dataset_cache_dir).expanduser() if data_args.dataset_cache_dir else default_cache_dir()
     cache_dir = None if data_args.dataset_skip_cache else folder
     return prepare_split(sources, tokenizer, split, rules, filters, args.dataset_num_proc, cache_dir)

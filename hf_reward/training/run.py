@@ -79,7 +79,7 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
     trainer = build_trainer(args, model_args, tokenizer, data)
     logger.info(describe_mode(trainer))
     train_metrics = train(trainer)
-    data.report_stream()
+    data.report_training_stream()
     check_saved_adapter(trainer)
     if model_args.merge_adapter:
         merge_trained(trainer, model_args)
