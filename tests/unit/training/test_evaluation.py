@@ -310,3 +310,22 @@ def test_workers_cannot_read_a_stream_for_several_processes(make, monkeypatch) -
         trainer.get_eval_dataloader(trainer.eval_dataset.to_iterable_dataset())
     trainer.train_dataset = trainer.train_dataset.to_iterable_dataset()
     assert isinstance(trainer.get_train_dataloader().dataset.dataset, EvenStream)
+
+
+def test_rewards_that_a_smaller_group_has_not_are_nan(reward_model, tokenizer, chat_pairs, tmp_path) -> None:
+    sides = [row["chosen"] for row in chat_pairs]
+    rows = [
+        {"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"], sides[number - 1]][: 2 + number % 2]}
+        for number, row in enumerate(chat_pairs)
+    ]
+    seen: dict[str, np.ndarray] = {}
+    trainer = RewardTrainer(
+        reward_model,
+        RewardConfig(output_dir=str(tmp_path), per_device_eval_batch_size=1, **SETTINGS),
+        eval_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        compute_metrics=lambda output: seen.update(rewards=output.predictions) or {},
+    )
+    assert trainer.evaluate()["eval_pairs"] == 4 + 3 * 3
+    assert seen["rewards"].shape == (7, 3)
+    assert np.isnan(seen["rewards"]).tolist() == [[False, False, number % 2 == 0] for number in range(7)]
