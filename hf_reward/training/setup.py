@@ -1,5 +1,6 @@
 """What stands ready before a trainer starts: the model with its tokenizer and adapter, and tokenised datasets."""
 
+import contextlib
 import logging
 from typing import Any, TypeVar
 
@@ -106,6 +107,22 @@ def finish_model(
     if args.disable_dropout:
         disable_dropout(model)
     return model
+
+
+def activation_offloading(
+    model: PreTrainedModel | PeftModel, args: RewardConfig
+) -> contextlib.AbstractContextManager[Any]:
+    """What a micro-step runs in, so that its activations wait in CPU memory if `args.activation_offloading` is on."""
+    if not args.activation_offloading:
+        return contextlib.nullcontext()
+    if args.device.type == "cpu":
+        logger.info("activation_offloading: off, because this run is on a CPU, whose memory holds all activations")
+        return contextlib.nullcontext()
+    from trl.models.activation_offloading import get_act_offloading_ctx_manager
+
+    # The head that TRL would leave out, and warn about where it finds none, has one output here.
+    offloading: contextlib.AbstractContextManager[Any] = get_act_offloading_ctx_manager(model, warn_if_no_head=False)
+    return offloading
 
 
 def prepare_dataset(

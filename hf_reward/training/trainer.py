@@ -31,7 +31,7 @@ from hf_reward.training.objective import (
     preference_outputs,
 )
 from hf_reward.training.samples import SampleTable
-from hf_reward.training.setup import prepare_dataset, prepare_reward_model
+from hf_reward.training.setup import activation_offloading, prepare_dataset, prepare_reward_model
 
 
 logger = logging.getLogger(__name__)
@@ -208,18 +208,7 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
 
     @cached_property
     def _offloading(self) -> contextlib.AbstractContextManager[Any]:
-        if not self.args.activation_offloading:
-            return contextlib.nullcontext()
-        if self.args.device.type == "cpu":
-            logger.info("activation_offloading: off, because this run is on a CPU, whose memory holds all activations")
-            return contextlib.nullcontext()
-        from trl.models.activation_offloading import get_act_offloading_ctx_manager
-
-        # The head that TRL would leave out, and warn about where it finds none, has one output here.
-        offloading: contextlib.AbstractContextManager[Any] = get_act_offloading_ctx_manager(
-            self.model, warn_if_no_head=False
-        )
-        return offloading
+        return activation_offloading(self.model, self.args)
 
     # ---- metrics ----------------------------------------------------------------------------------------------------
 
