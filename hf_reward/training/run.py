@@ -15,6 +15,7 @@ from hf_reward.modeling.adapters import lora_config
 from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
 from hf_reward.modeling.quantization import quantization_config
 from hf_reward.modeling.tokenizer import load_tokenizer
+from hf_reward.training.callbacks import CountFromTheStart
 from hf_reward.training.checkpoints import resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
@@ -78,6 +79,7 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
         )
     trainer = build_trainer(args, model_args, tokenizer, data)
     logger.info(describe_mode(trainer))
+    trainer.add_callback(CountFromTheStart(data.streamed.get("train", {}).values()))
     train_metrics = train(trainer)
     data.report_training_stream()
     check_saved_adapter(trainer)

@@ -49,6 +49,7 @@ def train(folder: Path, batch_size: int) -> dict[str, Any]:
             learning_rate=1e-3,
             per_device_train_batch_size=batch_size,
             per_device_eval_batch_size=batch_size,
+            batch_layout="padded",  # a row of the batch is one completion, which is what is remembered
         ),
         train_dataset=stream,
         eval_dataset=stream,

@@ -185,7 +185,7 @@ def test_a_quantisation_of_the_constructor_is_that_of_the_model(
 def test_padding_is_rounded_up_in_the_trainers_batches(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
 ) -> None:
-    args.pad_to_multiple_of = 100
+    args.pad_to_multiple_of, args.batch_layout = 100, "padded"
     trainer = RewardTrainer(reward_model, args, train_dataset=chat_pairs, processing_class=tokenizer)
     assert [batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()] == [100]
 
@@ -193,6 +193,7 @@ def test_padding_is_rounded_up_in_the_trainers_batches(
 def test_trls_collator_and_batches_without_positions_are_read_as_trl_means_them(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
 ) -> None:
+    args.batch_layout = "padded"
     trainer = RewardTrainer(reward_model, args, train_dataset=chat_pairs, processing_class=tokenizer)
     ours = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     theirs = {name: ours[name] for name in ("input_ids", "attention_mask")}
