@@ -69,7 +69,9 @@ def _describe(argv: list[str], files: dict[str, str]) -> None:
     from hf_reward.training.data import load_data
 
     tokenizer, note = _tokenizer(args, model_args)
-    report = load_data(args, data_args, tokenizer, check=False).report
+    data = load_data(args, data_args, tokenizer, check=False)
+    data.count_streams()
+    report = data.report
     print_table(data_table(report))
     print(f"lengths: {note}")
     if "output" in files:

@@ -115,7 +115,7 @@ class RewardConfig(TrainingArguments):
         center_rewards_coefficient (`float`, *optional*):
             Weight of the squared sum of a pair's rewards, which pulls the mean reward to 0; `0.01` is usual.
         activation_offloading (`bool`, *optional*, defaults to `False`):
-            Whether to hold activations in CPU memory between forward and backward.
+            Whether to hold activations in CPU memory between forward and backward. On a CPU they lie there anyway.
         skip_non_finite_steps (`int`, *optional*, defaults to `0`):
             Number of optimizer steps that are left out because their loss or gradient norm is NaN or infinite. The
             first one beyond it ends the run, before the weights are touched.
@@ -274,7 +274,8 @@ class RewardConfig(TrainingArguments):
         metadata={"help": "Weight of the loss term that pulls the mean reward to 0; 0.01 is usual. Not set: off."},
     )
     activation_offloading: bool = field(
-        default=False, metadata={"help": "Hold activations in CPU memory between forward and backward."}
+        default=False,
+        metadata={"help": "Hold activations in CPU memory between forward and backward. Without effect on a CPU."},
     )
     skip_non_finite_steps: int = field(
         default=0,

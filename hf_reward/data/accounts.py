@@ -1,12 +1,15 @@
 """The rows of a split and what became of each: kept, or dropped for a reason; in memory only as numbers."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
+from datasets.table import InMemoryTable
 
 from hf_reward.data.columns import ACCOUNTING_COLUMNS, NOTES
 
@@ -79,13 +82,20 @@ class SplitRows:
         self.member &= ~apart
         return SplitRows(self.rows, self.names, self.source, self.reason, self.reasons, apart)
 
-    def number(self, name: str) -> np.ndarray:
-        """A column of numbers, read from disk when it is asked for, so that no more than one is in memory."""
-        return np.asarray(self.rows.data.column(name).to_numpy())
+    def number(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of numbers for some rows (a mask); no more than these are read into memory."""
+        column = self.rows.data.column(name)
+        found = np.empty(np.count_nonzero(rows), dtype=column.type.to_pandas_dtype())
+        read, filled = 0, 0
+        for chunk in column.chunks:
+            numbers = chunk.to_numpy()[rows[read : read + len(chunk)]]
+            found[filled : filled + len(numbers)] = numbers
+            read, filled = read + len(chunk), filled + len(numbers)
+        return found
 
     def of_kept(self, name: str) -> np.ndarray:
         """A column of numbers, for the rows that are kept."""
-        return np.asarray(self.number(name)[self.kept])
+        return self.number(name, self.kept)
 
     def counts(self) -> dict[str, SourceCount]:
         """Rows in and out by source."""
@@ -101,15 +111,20 @@ class SplitRows:
 
     def notes(self) -> dict[str, int]:
         """How many of the rows that came in are worth a note, by note."""
-        bits = self.number("notes")[self.member]
+        bits = self.number("notes", self.member)
         counted = Counter({name: int((bits >> place & 1).sum()) for place, name in enumerate(NOTES)})
         return {name: count for name, count in sorted((counted + self.extra_notes).items()) if count}
 
     def dataset(self) -> Dataset:
         """The rows that are kept, with the columns of training alone."""
-        rows = self.rows.remove_columns(list(ACCOUNTING_COLUMNS))
-        kept = self.kept
-        return rows if kept.all() else rows.select(np.flatnonzero(kept))
+        rows, kept = self.rows.remove_columns(list(ACCOUNTING_COLUMNS)), self.kept
+        if kept.all():
+            return rows
+        # `select` would make a list of Python numbers first, with five times the memory of the numbers themselves.
+        numbers = pa.array(np.flatnonzero(kept).view(np.uint64))
+        indices = InMemoryTable.from_arrays([numbers], names=["indices"])
+        fingerprint = hashlib.sha256(rows._fingerprint.encode() + kept.tobytes()).hexdigest()[:32]
+        return Dataset(rows.data, rows.info, rows.split, indices, fingerprint)
 
 
 def _read_reasons(dataset: Dataset) -> tuple[np.ndarray, list[str]]:

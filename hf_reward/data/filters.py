@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
 
 # Into how many parts rows are divided by their keys; sorting a part takes that much less memory than sorting all.
-PARTS = 32
+PARTS = 16
+
+# Gives the numbers of some rows (a mask).
+Column: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,13 @@ class Filters:
     drop_duplicates: bool = True
 
     def reasons(
-        self, number: Callable[[str], np.ndarray], source: np.ndarray, usable: np.ndarray
+        self, number: Callable[[str, np.ndarray], np.ndarray], source: np.ndarray, usable: np.ndarray
     ) -> dict[str, np.ndarray]:
         """
         Look for rows to drop among those that are usable so far.
 
         Args:
-            number (`Callable`): Gives the column `set_key`, `order_key` or `source_row` of the split.
+            number (`Callable`): Gives the column `set_key`, `order_key` or `source_row` for some rows (a mask).
             source (`np.ndarray`): The number of each row's source.
             usable (`np.ndarray`): Rows without a drop reason.
 
@@ -41,18 +46,13 @@ class Filters:
         Shape:
             Every array: (rows of the split,).
         """
-        left = np.flatnonzero(usable)
-        found = {}
-        contradictory = np.zeros(len(usable), dtype=bool)
+        order_keys, found = partial(number, "order_key"), {}
         if self.drop_contradictory:
-            contradictory[left] = _in_parts(find_contradictory, number("set_key")[left], number("order_key")[left])
-            found["contradictory"] = contradictory
-            left = left[~contradictory[left]]
+            found["contradictory"] = _in_parts(find_contradictory, usable, partial(number, "set_key"), order_keys)
+            usable = usable & ~found["contradictory"]
         if self.drop_duplicates:
-            duplicate = np.zeros(len(usable), dtype=bool)
-            keys, rows = number("order_key")[left], number("source_row")[left]
-            duplicate[left] = _in_parts(find_duplicates, keys, source[left], rows)
-            found["duplicate"] = duplicate
+            columns = (order_keys, source.__getitem__, partial(number, "source_row"))
+            found["duplicate"] = _in_parts(find_duplicates, usable, *columns)
         return found
 
 
@@ -88,12 +88,13 @@ def find_duplicates(keys: np.ndarray, sources: np.ndarray, source_rows: np.ndarr
     return np.asarray((sources != sources[original]) | (source_rows != source_rows[original]))
 
 
-def _in_parts(find: Callable[..., np.ndarray], keys: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """What `find` finds, part by part: rows with equal keys stand in the same part, in their order."""
-    part_of = (keys & (PARTS - 1)).astype(np.uint8)
-    found = np.zeros(len(keys), dtype=bool)
+def _in_parts(find: Callable[..., np.ndarray], usable: np.ndarray, *columns: Column) -> np.ndarray:
+    """What `find` finds, part by part: rows with equal keys, the first column, stand in one part, in their order."""
+    part_of = np.full(len(usable), PARTS, dtype=np.uint8)
+    part_of[usable] = columns[0](usable).astype(np.uint8) & (PARTS - 1)
+    found = np.zeros(len(usable), dtype=bool)
     for part in range(PARTS):
-        rows = np.flatnonzero(part_of == part)
-        if len(rows):
-            found[rows] = find(keys[rows], *(column[rows] for column in columns))
+        rows = part_of == part
+        if rows.any():
+            found[rows] = find(*(column(rows) for column in columns))
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from hf_reward.data.accounts import SplitRows
+from hf_reward.data.accounts import SourceCount, SplitRows
 from hf_reward.data.cache import build_once, cache_key
 from hf_reward.data.columns import EXTRA_TYPES, NEUTRAL
 from hf_reward.data.filters import Filters
@@ -65,19 +65,27 @@ def prepare_split(
 
 
 def prepare_stream(
-    sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase, rules: RowRules, filters: Filters
+    sources: Sequence[Source],
+    tokenizer: PreTrainedTokenizerBase,
+    rules: RowRules,
+    filters: Filters,
+    counts: dict[str, SourceCount] | None = None,
 ) -> IterableDataset:
     """
-    Tokenise streams, one after another, while they are read; rows are filtered one by one and not counted.
+    Tokenise streams, one after another, while they are read; rows are filtered one by one.
 
-    Filters of whole splits would need all rows at hand, and are off; that is said.
+    Filters of whole splits would need all rows at hand, and are off; that is said. `counts`, if it is given, gets the
+    rows of each source as they are read, in this process, and again in every pass over them.
     """
     if filters != Filters(drop_contradictory=False, drop_duplicates=False):
         logger.info("a stream is filtered row by row: contradictory and repeated pairs are not looked for")
     rules = replace(rules, as_groups=any(source.reader.keeps_groups for source in sources))
+    counted = dict(zip(_distinct([source.name for source in sources]), (SourceCount() for _ in sources), strict=True))
+    if counts is not None:
+        counts |= counted
     parts = [
-        keep_usable(tokenize_dataset(source.dataset, source.reader, tokenizer, source.name, rules))
-        for source in sources
+        keep_usable(tokenize_dataset(source.dataset, source.reader, tokenizer, source.name, rules), count)
+        for source, count in zip(sources, counted.values(), strict=True)
     ]
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
@@ -165,7 +173,8 @@ def data_report(
     """
     What `data_report.json` holds: every split described, and the number of overlapping prompts.
 
-    The one evaluation set without a name is `eval`, others are `eval_` and their name. Streams are not in it.
+    The one evaluation set without a name is `eval`, others are `eval_` and their name. Streams are not in it; a
+    training stream is described after training, by its counts.
     """
     report: dict[str, Any] = {} if train is None else {"train": split_report(train, max_length)}
     for name, rows in evaluations.items():

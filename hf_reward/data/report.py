@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ def check_dropped(rows: SplitRows, split: str, max_length: int | None) -> None:
     Raises:
         `DataError`: Every row was dropped; the message says for which reasons, and the lengths that were met.
     """
-    total = _total(rows)
+    total = _total(rows.counts())
     if not total.dropped and total.kept:
         return
     reasons = ", ".join(f"{reason}: {count}" for reason, count in total.dropped.most_common()) or "there was none"
-    lengths = rows.number("length")[rows.member]
+    lengths = rows.number("length", rows.member)
     met = lengths[lengths > 0]
     shortest = int(met.min()) if len(met) else 0
     if not total.kept:
@@ -59,29 +60,50 @@ def split_report(rows: SplitRows, max_length: int | None) -> dict[str, Any]:
         save), `shared_prefix_tokens` (the same for the longest common prefix), `longer_is_chosen` (accuracy of
         preferring the longer completion, ties half), `max_length`.
     """
-    prompt = rows.of_kept("prompt_length")
-    parts = {
-        "prompt": prompt,
-        "chosen": rows.of_kept("chosen_length") - prompt,
-        "rejected": rows.of_kept("rejected_length") - prompt,
-    }
     tokens, spared = int(rows.of_kept("group_tokens").sum()), rows.of_kept("group_size") - 1
-    longer = np.sign(parts["chosen"] - parts["rejected"])
-    shares = {"shared_prompt_tokens": prompt, "shared_prefix_tokens": rows.of_kept("shared_prefix_length")}
+    sides = (rows.of_kept(f"{side}_length") for side in ("chosen", "rejected"))
     return {
-        **_total(rows).as_dict(),
-        "sources": {name: count.as_dict() for name, count in rows.counts().items()},
+        **counts_report(rows.counts()),
         "notes": rows.notes(),
-        "tokens": {name: _quantiles(values) for name, values in parts.items()},
-        **{name: round(float((length * spared).sum() / tokens), 4) for name, length in shares.items()},
-        "longer_is_chosen": round(float((longer + 1).mean() / 2), 4),
+        "tokens": {part: _quantiles(_lengths(rows, part)) for part in ("prompt", "chosen", "rejected")},
+        **{
+            f"shared_{part}_tokens": round(float((rows.of_kept(column) * spared).sum() / tokens), 4)
+            for part, column in (("prompt", "prompt_length"), ("prefix", "shared_prefix_length"))
+        },
+        "longer_is_chosen": round(_longer_is_chosen(*sides), 4),
         "max_length": max_length,
     }
 
 
-def _total(rows: SplitRows) -> SourceCount:
-    counts = rows.counts().values()
-    return SourceCount(sum(count.rows for count in counts), sum((count.dropped for count in counts), Counter[str]()))
+def counts_report(counts: Mapping[str, SourceCount]) -> dict[str, Any]:
+    """
+    What the counts of a split come to, and all that is known of a stream: `rows`, `kept`, `dropped`, and the same by
+    source under `sources`.
+
+    Examples:
+
+    >>> report = counts_report({"a.jsonl": SourceCount(3, Counter(identical=1)), "b.jsonl": SourceCount(2)})
+    >>> report["rows"], report["kept"], report["dropped"]
+    (5, 4, {'identical': 1})
+    """
+    return _total(counts).as_dict() | {"sources": {name: count.as_dict() for name, count in counts.items()}}
+
+
+def _total(counts: Mapping[str, SourceCount]) -> SourceCount:
+    every = counts.values()
+    return SourceCount(sum(count.rows for count in every), sum((count.dropped for count in every), Counter[str]()))
+
+
+def _lengths(rows: SplitRows, part: str) -> np.ndarray:
+    """Tokens of one part of the rows that are kept; of a side those behind the prompt."""
+    lengths = rows.of_kept(f"{part}_length")
+    return lengths if part == "prompt" else lengths - rows.of_kept("prompt_length")
+
+
+def _longer_is_chosen(chosen: np.ndarray, rejected: np.ndarray) -> float:
+    """Accuracy of preferring the longer side, ties half."""
+    right, ties = np.count_nonzero(chosen > rejected), np.count_nonzero(chosen == rejected)
+    return (right + ties / 2) / len(chosen)
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from datasets import Dataset, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_reward.data.accounts import SourceCount
 from hf_reward.data.columns import ACCOUNTING_COLUMNS, NEUTRAL, NOTES, PREPARED_COLUMNS, make_features
 from hf_reward.data.encoding import EncodedRow, RowEncoder
 from hf_reward.data.formats import PreferenceRow, TokenRow
@@ -108,10 +109,16 @@ def tokenize_dataset(
     )
 
 
-def keep_usable(dataset: IterableDataset) -> IterableDataset:
-    """Leave out the rows of a tokenised stream that have a drop reason."""
-    kept = dataset.filter(lambda reason: reason == "", input_columns="drop_reason")
-    return kept.remove_columns(list(ACCOUNTING_COLUMNS))
+def keep_usable(dataset: IterableDataset, count: SourceCount | None = None) -> IterableDataset:
+    """Leave out the rows of a tokenised stream that have a drop reason, and count all of them as they are read."""
+
+    def usable(reason: str) -> bool:
+        if count is not None:
+            count.rows += 1
+            count.dropped.update([reason] if reason else [])
+        return reason == ""
+
+    return dataset.filter(usable, input_columns="drop_reason").remove_columns(list(ACCOUNTING_COLUMNS))
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class RewardScorer:
             name_or_path (`str` or `Path`): Folder or Hub id.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`): Type of the weights.
-            device (`torch.device` or `str`, *optional*): Defaults to the accelerator if there is one.
+            device (`torch.device` or `str`, *optional*): Defaults to the accelerator if there is one. A model that a
+                `device_map` has put somewhere stays there.
             trust_remote_code (`bool`, *optional*, defaults to `False`): Allow code that the checkpoint ships.
             base_model (`str` or `Path`, *optional*): The model that an adapter belongs to, where the adapter does not
                 name it or it lies elsewhere now.
@@ -114,7 +115,8 @@ class RewardScorer:
             model = _with_adapter(name, base, adapter.revision, revision, len(tokenizer), options)
         device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         ours = getattr(model.config, "hf_reward_version", None) is not None or adapter is not None
-        model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` so that checkers take `device` for `self`
+        if getattr(classifier_of(model), "hf_device_map", None) is None and init_kwargs.get("device_map") is None:
+            model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`; checkers take `device` for `self`
         return cls(model, tokenizer, own_forward=not ours)
 
     def score(
@@ -217,6 +219,8 @@ class RewardScorer:
             `rows`: S sequences of any length; result: (S,), float32.
         """
         device = next(self.model.parameters()).device
+        if device.type == "meta":  # the weights lie on disk, and accelerate brings the inputs to where it works
+            device = torch.device("cpu")
         lengths = torch.tensor([len(row) for row in rows])
         input_ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id or 0)
         for number, row in enumerate(rows):

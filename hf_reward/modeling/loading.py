@@ -207,6 +207,30 @@ def check_activation_checkpointing(model: PreTrainedModel, enabled: bool | None,
         )
 
 
+def check_weights_stay(model: PreTrainedModel, processes: int) -> None:
+    """
+    Refuse to train a model of which a `device_map` has offloaded a part, or which it has split in each of several
+    processes.
+
+    Offloaded weights are brought back for each forward pass and thrown away after it, so no step could change them.
+
+    Raises:
+        `ConfigurationError`: It is such a model.
+    """
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    offloaded = places & ({"disk", "cpu"} if len(places - {"disk", "cpu"}) else {"disk"})
+    if offloaded:
+        raise ConfigurationError(
+            f"`device_map`: found a model with weights offloaded to {' and '.join(sorted(offloaded))}, which cannot "
+            "train (it can score); expected all of them on accelerators, or one `dtype` or quantisation that fits"
+        )
+    if len(places) > 1 and processes > 1:
+        raise ConfigurationError(
+            f"`device_map`: found a model split over {', '.join(sorted(places))} in each of {processes} processes; "
+            "expected one process, or FSDP or DeepSpeed ZeRO-3, which split a model over processes"
+        )
+
+
 def _set_pad_of_embedding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """`nn.Embedding` gives no gradient to its padding row; that must be the pad token's, not one that is in use."""
     embedding: Any = model.get_input_embeddings()

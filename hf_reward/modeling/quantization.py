@@ -25,8 +25,8 @@ def quantization_config(arguments: ModelArguments) -> BitsAndBytesConfig | None:
     if find_spec("bitsandbytes") is None:
         name = "load_in_4bit" if arguments.load_in_4bit else "load_in_8bit"
         raise ConfigurationError(
-            f"`{name}`: found it set, but bitsandbytes is not installed; expected `pip install bitsandbytes`, on a "
-            "machine where it runs"
+            f"`{name}`: found it set, but bitsandbytes is not installed; expected the extra `quantization` (`pip "
+            "install bitsandbytes`), on a machine where it runs"
         )
     dtype = {"float16": torch.float16, "float32": torch.float32}.get(arguments.dtype, torch.bfloat16)
     return BitsAndBytesConfig(

@@ -117,7 +117,7 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
     if _OWN in model.__dict__:
         return
     linears = [module for module in head_module(model).modules() if isinstance(module, nn.Linear)]
-    original = model.forward
+    original = getattr(model, _place_of_forward(model))
     at_last_token = reads_last_token(model)
 
     def forward(
@@ -133,16 +133,18 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
         if at_last_token:
             hidden = _hidden_states(self, kwargs, group_spans)
             # Looked up here, because an adapter may have put a copy of the head in its place since.
-            rewards = head_module(self)(hidden.flatten(0, 1)[reward_positions])
+            rewards = head_module(self)(hidden.flatten(0, 1)[reward_positions.to(hidden.device)])
         else:
-            rewards = original(**kwargs).logits[reward_positions // kwargs["input_ids"].shape[1]]
+            logits = original(**kwargs).logits
+            rewards = logits[(reward_positions // kwargs["input_ids"].shape[1]).to(logits.device)]
         return SequenceClassifierOutputWithPast(logits=rewards.squeeze(-1))
 
     forwards: list[tuple[nn.Module, Callable[..., Any]]] = [(model, forward)]
     forwards += [(linear, _linear_in_float32) for linear in linears]
     for module, bound in forwards:
-        module.__dict__[_OWN] = module.__dict__.get("forward")
-        module.forward = MethodType(bound, module)
+        place = _place_of_forward(module)
+        module.__dict__[_OWN] = module.__dict__.get(place)
+        module.__dict__[place] = MethodType(bound, module)
 
 
 def _hidden_states(model: PreTrainedModel, inputs: dict[str, Any], spans: GroupSpans | None) -> Tensor:
@@ -191,18 +193,28 @@ def release_reward_forward(model: nn.Module) -> dict[nn.Module, Any]:
     for module in [module for module in model.modules() if _OWN in module.__dict__]:
         if isinstance(module, nn.Linear) and module.weight.dtype != dtype:
             continue
-        taken[module] = module.__dict__.pop("forward")
+        place = _place_of_forward(module)
+        taken[module] = module.__dict__.pop(place)
         own = module.__dict__.pop(_OWN)
         if own is not None:
-            module.forward = own
+            module.__dict__[place] = own
     return taken
 
 
 def restore_reward_forward(taken: dict[nn.Module, Any]) -> None:
     """Put back what `release_reward_forward` took off (with any autocast wrapper that stood around it)."""
     for module, forward in taken.items():
-        module.__dict__[_OWN] = module.__dict__.get("forward")
-        module.forward = forward
+        place = _place_of_forward(module)
+        module.__dict__[_OWN] = module.__dict__.get(place)
+        module.__dict__[place] = forward
+
+
+def _place_of_forward(module: nn.Module) -> str:
+    """
+    The attribute that holds a module's forward: where a `device_map` splits the model, accelerate has put a forward of
+    its own in front, which brings weights and inputs to one device and then calls `_old_forward`.
+    """
+    return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
 
 
 def _linear_in_float32(self: nn.Linear, hidden: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Callbacks of a reward model's training: what was seen so far, when to evaluate, and which numbers look wrong."""
 
 import logging
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_reward.data.accounts import SourceCount
 from hf_reward.training.schedule import evaluation_steps
 
 
@@ -152,3 +154,23 @@ class SuspiciousNumbers(TrainerCallback):
         self._warned.add(name)
         if state.is_world_process_zero:
             logger.warning("step %d: %s", state.global_step, self.CAUSES[name])
+
+
+class CountFromTheStart(TrainerCallback):
+    """
+    Forget the rows of a stream that were read before training, to compare batch layouts: they are read again.
+
+    Args:
+        counts (`Iterable[SourceCount]`): The counts of the training stream.
+    """
+
+    def __init__(self, counts: Iterable[SourceCount]) -> None:
+        self.counts = list(counts)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first row to train on."""
+        for count in self.counts:
+            count.rows, count.dropped = 0, Counter()
+        self.counts = []

@@ -1,7 +1,8 @@
 """The data of a run: sources loaded, tokenised (or taken from the cache), filtered and accounted for."""
 
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_reward.config import DataArguments, RewardConfig
-from hf_reward.data.accounts import SplitRows
+from hf_reward.data.accounts import SourceCount, SplitRows
 from hf_reward.data.cache import default_cache_dir
 from hf_reward.data.filters import Filters
 from hf_reward.data.loading import Source, load_eval_sets, load_sources
@@ -18,11 +19,13 @@ from hf_reward.data.preparation import (
     guard_stream,
     prepare_split,
     prepare_stream,
+    report_key,
     resolve_overlap,
     set_evaluation_apart,
 )
-from hf_reward.errors import ConfigurationError, DataError
-from hf_reward.training.setup import check_batches, check_columns_of, row_rules
+from hf_reward.data.report import counts_report
+from hf_reward.errors import ConfigurationError
+from hf_reward.training.setup import check_batches, check_columns_of, row_rules, within_positions
 
 
 logger = logging.getLogger(__name__)
@@ -39,11 +42,30 @@ class RunData:
         train (`Dataset` or `IterableDataset`): Pairs to train on.
         evaluation (`Dataset`, `IterableDataset`, or a `dict` of them, *optional*): One set, or several by name.
         report (`dict`): As in `data_report.json`.
+        streamed (`dict`): By split, the rows of its streams by source, counted as they are read.
     """
 
     train: Tokenized
     evaluation: Tokenized | dict[str, Tokenized] | None
     report: dict[str, Any]
+    streamed: dict[str, dict[str, SourceCount]] = field(default_factory=dict)
+
+    def report_training_stream(self) -> None:
+        """Put what was read of a training stream so far into the report."""
+        counts = self.streamed.get("train", {})
+        if any(count.rows for count in counts.values()):
+            self.report["train"] = counts_report(counts)
+        elif counts:
+            logger.info("the rows of the training stream were read by workers (dataloader_num_workers): not counted")
+
+    def count_streams(self) -> None:
+        """Read every stream to its end, once, and put its rows into the report."""
+        for name, counts in self.streamed.items():
+            for count in counts.values():
+                count.rows, count.dropped = 0, Counter()
+            for _ in self.splits()[name]:
+                pass
+            self.report["train" if name == "train" else report_key(name)] = counts_report(counts)
 
     def splits(self) -> dict[str, Tokenized]:
         """All splits by name."""
@@ -77,9 +99,13 @@ def load_data(
                 "evaluation data. Name it by `eval_dataset_name` or `dataset_test_split`, or set `eval_split_size`."
             )
         sources = load_sources(data_args, "train")
-        evaluations = {name: _prepare(name, parts, args, data_args, tokenizer) for name, parts in eval_sets.items()}
-        train = _prepare("train", sources, args, data_args, tokenizer)
+        streamed: dict[str, dict[str, SourceCount]] = {}
+        evaluations = {
+            name: _prepare(name, parts, args, data_args, tokenizer, streamed) for name, parts in eval_sets.items()
+        }
+        train = _prepare("train", sources, args, data_args, tokenizer, streamed)
         data = _join(train, evaluations, args, data_args)
+        data.streamed = streamed
     if check:
         for name, dataset in data.splits().items():
             check_columns_of(dataset, args, name)
@@ -93,11 +119,12 @@ def _prepare(
     args: RewardConfig,
     data_args: DataArguments,
     tokenizer: PreTrainedTokenizerBase,
+    streamed: dict[str, dict[str, SourceCount]],
 ) -> SplitRows | IterableDataset:
     rules = row_rules(args, drop_identical=data_args.drop_identical, drop_empty=data_args.drop_empty)
     filters = Filters(data_args.drop_contradictory, data_args.drop_duplicates)
     if any(isinstance(source.dataset, IterableDataset) for source in sources):
-        return prepare_stream(sources, tokenizer, rules, filters)
+        return prepare_stream(sources, tokenizer, rules, filters, streamed.setdefault(split, {}))
     folder = Path(data_args.dataset_cache_dir).expanduser() if data_args.dataset_cache_dir else default_cache_dir()
     cache_dir = None if data_args.dataset_skip_cache else folder
     return prepare_split(sources, tokenizer, split, rules, filters, args.dataset_num_proc, cache_dir)
@@ -131,18 +158,13 @@ def _sets(evaluations: dict[str, SplitRows | IterableDataset]) -> Tokenized | di
 
 def check_positions(data: RunData, limit: int | None) -> None:
     """
-    Refuse sequences that are longer than the model has positions for.
+    Refuse sequences that are longer than the model has positions for; those of a stream when they are read.
 
     Raises:
         `DataError`: There is one; the message names the limit to set.
     """
-    lengths = {name: max(part["length"][:]) for name, part in data.splits().items() if isinstance(part, Dataset)}
-    if limit is None or not lengths:
-        return
-    name = max(lengths, key=lambda key: lengths[key])
-    if lengths[name] > limit:
-        raise DataError(
-            f"{name}: the longest pair has {lengths[name]} tokens, but the model has positions for {limit}. Set "
-            f"`max_length: {limit}` or less; longer pairs are then dropped and counted, or shortened by `overlong: "
-            "truncate_prompt`."
-        )
+    data.train = within_positions(data.train, limit, "train")
+    if isinstance(data.evaluation, dict):
+        data.evaluation = {name: within_positions(part, limit, name) for name, part in data.evaluation.items()}
+    elif data.evaluation is not None:
+        data.evaluation = within_positions(data.evaluation, limit, "eval")

@@ -15,6 +15,7 @@ from hf_reward.modeling.adapters import lora_config
 from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
 from hf_reward.modeling.quantization import quantization_config
 from hf_reward.modeling.tokenizer import load_tokenizer
+from hf_reward.training.callbacks import CountFromTheStart
 from hf_reward.training.checkpoints import resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
@@ -78,7 +79,10 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
         )
     trainer = build_trainer(args, model_args, tokenizer, data)
     logger.info(describe_mode(trainer))
+    trainer.add_callback(CountFromTheStart(data.streamed.get("train", {}).values()))
     train_metrics = train(trainer)
+    data.report_training_stream()
+    check_saved_adapter(trainer)
     if model_args.merge_adapter:
         merge_trained(trainer, model_args)
     eval_metrics, scored = evaluate(trainer, data.evaluation)
@@ -155,7 +159,6 @@ def train(trainer: RewardTrainer) -> dict[str, float]:
     metrics |= {"num_pairs": trainer.counters.num_pairs, "num_tokens": trainer.counters.num_tokens}
     # Not the public call: it would push before the card is written.
     trainer.save_model(_internal_call=True)
-    check_saved_adapter(trainer)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics

@@ -1,7 +1,8 @@
 """What stands ready before a trainer starts: the model with its tokenizer and adapter, and tokenised datasets."""
 
+import contextlib
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
@@ -19,6 +20,7 @@ from hf_reward.modeling.adapters import add_adapter, base_model, check_head_trai
 from hf_reward.modeling.layout import only_padded
 from hf_reward.modeling.loading import (
     check_activation_checkpointing,
+    check_weights_stay,
     disable_dropout,
     load_config,
     load_reward_model,
@@ -30,6 +32,8 @@ from hf_reward.training.objective import check_loss_columns
 
 
 logger = logging.getLogger(__name__)
+
+D = TypeVar("D", Dataset, IterableDataset)
 
 
 def prepare_reward_model(
@@ -93,6 +97,7 @@ def finish_model(
     padded = args.batch_layout == "padded" or only_padded(model, args) is not None
     checkpointing = args.checkpoint_activations(by_default=padded)
     check_activation_checkpointing(base, checkpointing, args.gradient_checkpointing_kwargs)
+    check_weights_stay(base, args.world_size)
     prepare_model(base, tokenizer)
     keep_head_in_float32(base)
     bind_reward_forward(base)
@@ -107,18 +112,39 @@ def finish_model(
     return model
 
 
-def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name: str) -> Any:
+def activation_offloading(
+    model: PreTrainedModel | PeftModel, args: RewardConfig
+) -> contextlib.AbstractContextManager[Any]:
+    """What a micro-step runs in, so that its activations wait in CPU memory if `args.activation_offloading` is on."""
+    if not args.activation_offloading:
+        return contextlib.nullcontext()
+    if args.device.type == "cpu":
+        logger.info("activation_offloading: off, because this run is on a CPU, whose memory holds all activations")
+        return contextlib.nullcontext()
+    from trl.models.activation_offloading import get_act_offloading_ctx_manager
+
+    # The head that TRL would leave out, and warn about where it finds none, has one output here.
+    offloading: contextlib.AbstractContextManager[Any] = get_act_offloading_ctx_manager(model, warn_if_no_head=False)
+    return offloading
+
+
+def prepare_dataset(
+    dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name: str, positions: int | None = None
+) -> Any:
     """
     Tokenise a dataset, or every set of a `dict`, unless that is done; say how many rows were dropped and why.
 
+    `positions` is the number of tokens that the model has positions for, if it says so.
+
     Raises:
-        `DataError`: A row is not a preference pair, or no row is left, or not enough of them for one batch.
+        `DataError`: A row is not a preference pair or longer than `positions`, or no row is left, or not enough of
+            them for one batch.
         `ConfigurationError`: It is not a dataset, or has columns that no loss here uses.
     """
     if dataset is None:
         return None
     if isinstance(dataset, dict):
-        return {key: prepare_dataset(part, tokenizer, args, key) for key, part in dataset.items()}
+        return {key: prepare_dataset(part, tokenizer, args, key, positions) for key, part in dataset.items()}
     if not isinstance(dataset, Dataset | IterableDataset):
         raise ConfigurationError(
             f"The {name} dataset is a {type(dataset).__name__}; expected a `datasets.Dataset` or `IterableDataset`"
@@ -130,6 +156,7 @@ def prepare_dataset(dataset: Any, tokenizer: Tokenizer, args: RewardConfig, name
             dataset, detect_reader(dataset, name), tokenizer, name, rules, args.dataset_num_proc
         )
         dataset = keep_usable(tokenized) if isinstance(tokenized, IterableDataset) else _kept(tokenized, name, args)
+        dataset = within_positions(dataset, positions, name)
     check_columns_of(dataset, args, name)
     check_batches(dataset, args, name)
     return dataset
@@ -139,6 +166,32 @@ def _kept(tokenized: Dataset, name: str, args: RewardConfig) -> Dataset:
     rows = SplitRows.join([tokenized], [name])
     check_dropped(rows, name, args.max_length)
     return rows.dataset()
+
+
+def within_positions(dataset: D, positions: int | None, name: str) -> D:
+    """
+    See that no tokenised row is longer than the model has positions for, in a stream while it is read.
+
+    Raises:
+        `DataError`: There is one; the message names the limit to set.
+    """
+    if positions is None:
+        return dataset
+
+    def fits(length: int) -> bool:
+        if length > positions:
+            raise DataError(
+                f"{name}: the longest pair has {length} tokens, but the model has positions for {positions}. Set "
+                f"`max_length: {positions}` or less; longer pairs are then dropped and counted, or shortened by "
+                "`overlong: truncate_prompt`."
+            )
+        return True
+
+    if isinstance(dataset, IterableDataset):
+        return dataset.filter(fits, input_columns="length")
+    # As NumPy numbers: a list of Python numbers would take five times their memory.
+    fits(int(dataset.with_format("numpy")["length"][:].max()))
+    return dataset
 
 
 def row_rules(args: RewardConfig, *, drop_identical: bool = True, drop_empty: bool = True) -> RowRules:

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,6 +20,7 @@ from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
 from hf_reward.modeling.layout import LayoutChoice, choose_layout
+from hf_reward.modeling.loading import longest_input
 from hf_reward.training.batches import LaidOutBatches
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
 from hf_reward.training.evaluation import ExactEvaluation
@@ -29,7 +31,7 @@ from hf_reward.training.objective import (
     preference_outputs,
 )
 from hf_reward.training.samples import SampleTable
-from hf_reward.training.setup import prepare_dataset, prepare_reward_model
+from hf_reward.training.setup import activation_offloading, prepare_dataset, prepare_reward_model
 
 
 logger = logging.getLogger(__name__)
@@ -120,12 +122,12 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
         callbacks = [self.counters, SuspiciousNumbers(), self.samples, *(callbacks or [])]
         if args.num_evals is not None:
             callbacks.append(EvaluationSchedule(args.num_evals))
-        if isinstance(train_dataset, IterableDataset):
-            # Dispatching would concatenate batches of different lengths from several processes.
-            accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
-            accelerator_config.dispatch_batches = False
-        train_dataset = prepare_dataset(train_dataset, processing_class, args, "train")
-        eval_dataset = prepare_dataset(eval_dataset, processing_class, args, "eval")
+        # Dispatching, which is for streams alone, would concatenate batches of different lengths.
+        accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
+        accelerator_config.dispatch_batches = False
+        positions = longest_input(base_model(model).config)
+        train_dataset = prepare_dataset(train_dataset, processing_class, args, "train", positions)
+        eval_dataset = prepare_dataset(eval_dataset, processing_class, args, "eval", positions)
         if data_collator is None:
             multiple: Any = args.pad_to_multiple_of  # a number or None since `args` was made
             data_collator = PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=multiple)
@@ -197,7 +199,7 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-step; activations wait on the CPU for their backward pass if `activation_offloading` is on."""
-        with self._offloading():
+        with self._offloading:
             return super().training_step(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
@@ -212,15 +214,9 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
             total = self.accelerator.reduce(total, reduction="sum")
         return total.clamp_min(torch.finfo(total.dtype).tiny)
 
-    @contextlib.contextmanager
-    def _offloading(self) -> Iterator[None]:
-        if not self.args.activation_offloading:
-            yield
-            return
-        from trl.models.activation_offloading import get_act_offloading_ctx_manager
-
-        with get_act_offloading_ctx_manager(model=self.model):
-            yield
+    @cached_property
+    def _offloading(self) -> contextlib.AbstractContextManager[Any]:
+        return activation_offloading(self.model, self.args)
 
     # ---- metrics ----------------------------------------------------------------------------------------------------
 
@@ -247,15 +243,19 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
         """As in [`~transformers.Trainer.evaluate`]; a raw dataset is tokenised first."""
         prepared: Any = eval_dataset  # the name of one of several sets stays a name
         if not isinstance(eval_dataset, str):
-            prepared = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
+            prepared = self._prepared(eval_dataset, "eval")
         with self.reward_forward(), self.padded_until_proved():
             return super().evaluate(prepared, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.predict`]; `predictions` are the rewards, (pairs, 2), in dataset order."""
-        test_dataset = prepare_dataset(test_dataset, self.processing_class, self.args, "test")
+        test_dataset = self._prepared(test_dataset, "test")
         with self.reward_forward(), self.padded_until_proved():
             return super().predict(test_dataset, *args, **kwargs)
+
+    def _prepared(self, dataset: Any, name: str) -> Any:
+        positions = longest_input(base_model(self.model).config)
+        return prepare_dataset(dataset, self.processing_class, self.args, name, positions)
 
     # ---- training and saving ----------------------------------------------------------------------------------------
 

@@ -59,6 +59,18 @@ def test_a_recipe_needs_no_model_but_its_tokenizer(pairs, causal_folder, capsys)
     assert not (pairs.parent / "out").exists()
 
 
+def test_streams_are_read_once_and_counted(pairs, capsys):
+    held = pairs.with_name("held.jsonl")
+    held.write_text(json.dumps(ROWS[0] | {"rejected": [{"role": "assistant", "content": ""}]}) + "\n" * 2)
+    argv = ["pairs.jsonl", "--streaming", "--eval_dataset_name", "held.jsonl", "--eval_overlap", "drop"]
+    assert main([*argv, "--output", "report.json"]) == 0
+    report = json.loads((pairs.parent / "report.json").read_text())
+    assert report["train"]["dropped"] == {"identical": 1}
+    assert (report["train"]["rows"], report["train"]["kept"]) == (7, 6)
+    assert report["eval"]["sources"] == {"held.jsonl": {"rows": 1, "kept": 0, "dropped": {"empty": 1}}}
+    assert "1 identical" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

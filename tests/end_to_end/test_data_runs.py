@@ -51,7 +51,15 @@ def test_a_run_for_the_data_alone_loads_no_model(settings, monkeypatch, tmp_path
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 3
 
 
-def test_a_run_on_a_stream_trains(settings):
+def test_a_run_on_a_stream_trains_and_counts_what_was_read(settings, tmp_path):
+    rows = [pair("a"), pair("b") | {"rejected": "good"}, pair("c"), pair("d") | {"chosen": ""}, *map(pair, "efgh")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     result = run_training(**settings, streaming=True)
     assert result.train_metrics["num_pairs"] == 4
     assert result.eval_metrics["eval_one_pairs"] == 3
+    # Two steps of two pairs, and the batch that is read ahead.
+    counts = {"rows": 8, "kept": 6, "dropped": {"empty": 1, "identical": 1}}
+    report = json.loads((training_run.Path(result.output_dir) / "data_report.json").read_text())
+    assert report["train"] == counts | {"sources": {"train.jsonl": counts}}
+    card = (training_run.Path(result.output_dir) / "README.md").read_text()
+    assert "| train | local file `train.jsonl` | 8 | 6 | " in card

@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Qwen3MoeConfig,
@@ -18,6 +19,7 @@ from transformers import (
 from hf_reward import ConfigurationError, ModelArguments, RewardConfig, RewardScorer, RewardTrainer, load_reward_model
 from hf_reward.inference.merging import compare, merge, merge_folder, probe_rows, rewards_of
 from hf_reward.modeling.adapters import lora_config
+from hf_reward.modeling.quantization import quantization_config
 from tests.conftest import llama_config
 
 
@@ -39,7 +41,9 @@ def base_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     return folder
 
 
-def train(base: Path | str, data: Dataset, tokenizer, folder: Path, arguments: dict, **settings) -> RewardTrainer:
+def train(
+    base: Path | str, data: Dataset, tokenizer, folder: Path, arguments: dict, resume: bool = False, **settings
+) -> RewardTrainer:
     """A few steps large enough that the low-rank updates are far from zero."""
     config = {
         "output_dir": str(folder),
@@ -52,16 +56,22 @@ def train(base: Path | str, data: Dataset, tokenizer, folder: Path, arguments: d
         "save_strategy": "no",
         "gradient_checkpointing": False,
     }
+    model_args = ModelArguments("m", use_peft=True, lora_r=4, **arguments)
+    quantization = quantization_config(model_args)
     trainer = RewardTrainer(
-        load_reward_model(str(base), dtype=settings.pop("dtype", None)),
+        load_reward_model(str(base), dtype=settings.pop("dtype", None), quantization_config=quantization),
         RewardConfig(**(config | settings)),
         train_dataset=data,
         processing_class=copy.deepcopy(tokenizer),
-        peft_config=lora_config(ModelArguments("m", use_peft=True, lora_r=4, **arguments)),
+        peft_config=lora_config(model_args),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     return trainer
+
+
+def quantized(arguments: dict) -> BitsAndBytesConfig | None:
+    return quantization_config(ModelArguments("m", use_peft=True, **arguments))
 
 
 def rewards(trainer: RewardTrainer) -> torch.Tensor:
@@ -93,22 +103,21 @@ def test_saved_and_merged_rewards_are_those_of_training(
     assert again.tokenizer.chat_template == trainer.processing_class.chat_template
 
 
-def test_resuming_an_adapter_is_bit_for_bit(base_folder: Path, chat_pairs: Dataset, tokenizer, tmp_path) -> None:
+@pytest.mark.parametrize("arguments", [{}, {"load_in_4bit": True}], ids=["lora", "qlora"])
+def test_resuming_an_adapter_is_bit_for_bit(
+    arguments: dict, base_folder: Path, chat_pairs: Dataset, tokenizer, tmp_path
+) -> None:
     settings = {"save_strategy": "steps", "save_steps": 3}
-    whole = train(base_folder, chat_pairs, tokenizer, tmp_path / "whole", {}, **settings)
-    train(base_folder, chat_pairs, tokenizer, tmp_path / "parts", {}, **settings | {"max_steps": 3})
-    trainer = RewardTrainer(
-        load_reward_model(str(base_folder)),
-        RewardConfig(**(whole.args.given() | {"output_dir": str(tmp_path / "parts")})),
-        train_dataset=chat_pairs,
-        processing_class=copy.deepcopy(tokenizer),
-        peft_config=lora_config(ModelArguments("m", use_peft=True, lora_r=4)),
-    )
-    trainer.train(resume_from_checkpoint=True)
+    whole = train(base_folder, chat_pairs, tokenizer, tmp_path / "whole", arguments, **settings)
+    parts = (base_folder, chat_pairs, tokenizer, tmp_path / "parts", arguments)
+    train(*parts, **settings | {"max_steps": 3})
+    trainer = train(*parts, resume=True, **settings)
     assert trainer.state.global_step == 6
     one, two = whole.model.state_dict(), trainer.model.state_dict()
     assert {name for name in one if not torch.equal(one[name], two[name])} == set()
-    checkpoint = RewardScorer.from_pretrained(tmp_path / "parts" / "checkpoint-6", device="cpu")
+    checkpoint = RewardScorer.from_pretrained(
+        tmp_path / "parts" / "checkpoint-6", device="cpu", quantization_config=quantized(arguments)
+    )
     torch.testing.assert_close(checkpoint.score_ids(probe_rows(tokenizer)), rewards(whole), rtol=0, atol=1e-6)
 
 
@@ -219,21 +228,68 @@ def test_a_reward_of_an_adapter_does_not_depend_on_the_task_type_given(reward_mo
     assert trainer.model.peft_config["default"].task_type == "SEQ_CLS"
 
 
-def test_quantised_training_and_merge(base_folder: Path, chat_pairs: Dataset, tokenizer, tmp_path) -> None:
-    pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize(
+    ("arguments", "stored"), [({"load_in_4bit": True}, torch.uint8), ({"load_in_8bit": True}, torch.int8)]
+)
+def test_over_a_quantised_base_adapter_and_head_train_in_float32(
+    arguments: dict, stored: torch.dtype, base_folder: Path, chat_pairs: Dataset, tokenizer, tmp_path
+) -> None:
+    trainer = train(base_folder, chat_pairs, tokenizer, tmp_path / "adapter", arguments)
+    model = trainer.model.get_base_model()
+    untrained = load_reward_model(str(base_folder), quantization_config=quantized(arguments))
+    for name, weight in untrained.named_parameters():
+        if name.endswith("_proj.weight"):
+            assert weight.dtype == stored, name
+            path, _, leaf = name.rpartition(".")
+            base = model.get_submodule(path)
+            assert torch.equal(getattr(getattr(base, "base_layer", base), leaf), weight), name
+    assert all(weight.abs().max() > 1e-3 for name, weight in trainer.model.named_parameters() if ".lora_B." in name)
+    head = model.score.modules_to_save["default"]
+    assert (type(head), head.weight.dtype) == (torch.nn.Linear, torch.float32)
+    assert (head.weight - untrained.score.weight).abs().max() > 1e-2
+    computed = []
+    head.register_forward_hook(lambda module, inputs, output: computed.append(output.dtype))
+    with trainer.reward_forward(), torch.autocast("cpu", torch.bfloat16):
+        rewards_of(trainer.model, trainer.processing_class)
+    assert set(computed) == {torch.float32}
+    trained = rewards(trainer)
+    assert trained.std() > 0.3
+    saved = RewardScorer.from_pretrained(tmp_path / "adapter", device="cpu", quantization_config=quantized(arguments))
+    torch.testing.assert_close(saved.score_ids(probe_rows(tokenizer)), trained, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [{"load_in_4bit": True, "use_bnb_nested_quant": True}, {"load_in_8bit": True}])
+def test_a_merge_after_quantised_training_says_the_difference(
+    arguments: dict, base_folder: Path, chat_pairs: Dataset, tokenizer, tmp_path, caplog
+) -> None:
     from hf_reward.cli.train import run_training
 
-    chat_pairs.to_json(tmp_path / "train.jsonl")
-    run_training(
-        model_name_or_path=str(base_folder),
-        dataset_name=str(tmp_path / "train.jsonl"),
-        output_dir=str(tmp_path / "out"),
-        use_peft=True,
-        load_in_4bit=True,
-        merge_adapter=True,
-        max_steps=2,
-        save_strategy="no",
-    )
+    chat_pairs.select(range(5)).to_json(tmp_path / "train.jsonl")
+    chat_pairs.select(range(5, 7)).to_json(tmp_path / "eval.jsonl")
+    with caplog.at_level("INFO"):
+        result = run_training(
+            model_name_or_path=str(base_folder),
+            dataset_name=str(tmp_path / "train.jsonl"),
+            eval_dataset_name=str(tmp_path / "eval.jsonl"),
+            output_dir=str(tmp_path / "out"),
+            use_peft=True,
+            lora_r=4,
+            merge_adapter=True,
+            max_steps=4,
+            learning_rate=1e-2,
+            save_strategy="no",
+            **arguments,
+        )
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert getattr(plain, "is_quantized", False) is False
-    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    evaluated = result.eval_metrics
+    assert plain.config.reward_std == pytest.approx(evaluated["eval_reward_std"], abs=1e-5)
+    mean = (evaluated["eval_chosen_reward"] + evaluated["eval_rejected_reward"]) / 2
+    assert plain.config.reward_mean == pytest.approx(mean, abs=1e-5)
+    adapter = RewardScorer.from_pretrained(
+        tmp_path / "out" / "adapter", base_model=base_folder, device="cpu", quantization_config=quantized(arguments)
+    )
+    before, after = rewards_of(adapter.model, tokenizer), rewards_of(plain, tokenizer, own_forward=True)
+    largest = (before - after).abs().max().item()
+    assert largest > 1e-3
+    assert f"adapter merged: rewards of 16 generated texts differ by at most {largest:.1e} from" in caplog.text

@@ -47,12 +47,24 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: Data
     return losses, first, trainer.model.state_dict(), trainer
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+def in_groups(chat_pairs: Dataset) -> Dataset:
+    """Ranked groups of two, three and four completions."""
+    sides = [row["chosen"] for row in chat_pairs] + [row["rejected"] for row in chat_pairs]
+    rows = [
+        {"prompt": row["prompt"], "completions": sides[number : number + 2 + number % 3]}
+        for number, row in enumerate(chat_pairs)
+    ]
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "weighted pairs", "weighted groups"])
 def test_accumulation_does_not_change_losses_gradients_or_weights(
-    weighted: bool, reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, tmp_path
+    kind: str, reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, tmp_path
 ) -> None:
     # Seven rows in batches of four: the second window holds three rows, so its micro-batches are uneven.
-    if weighted:
+    if kind == "weighted groups":
+        chat_pairs = in_groups(chat_pairs)
+    if kind != "pairs":
         chat_pairs = chat_pairs.add_column("weight", [1.0, 0.5, 3.0, 1.0, 0.25, 2.0, 1.0])
     together = train(reward_model, tokenizer, chat_pairs, tmp_path, per_device_train_batch_size=4, num_train_epochs=3)
     for size, steps in ((1, 4), (2, 2)):

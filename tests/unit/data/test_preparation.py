@@ -192,6 +192,17 @@ def test_a_pair_beyond_the_models_positions_is_an_error(tmp_path, tokenizer):  #
         check_positions(data, 10)
 
 
+def test_a_stream_is_watched_for_pairs_beyond_the_models_positions(tmp_path, tokenizer):
+    rows = [pair("a"), pair("b" * 20)]
+    name = write(tmp_path / "pairs.jsonl", rows)
+    data = run_data(tmp_path, tokenizer, {"max_steps": 1}, dataset_name=name, streaming=True)
+    check_positions(data, 10)
+    read = iter(data.train)
+    assert tokenizer.decode(next(read)["chosen_input_ids"]).startswith("a")
+    with pytest.raises(DataError, match="train: the longest pair has 26 tokens, but the model has positions for 10"):
+        next(read)
+
+
 def test_the_trainer_honours_the_length_policy_and_escaping(tokenizer, tmp_path):
     args = RewardConfig(
         output_dir=str(tmp_path),

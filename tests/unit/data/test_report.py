@@ -1,11 +1,13 @@
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from hf_reward.data.accounts import SplitRows
-from hf_reward.data.columns import PREPARED_COLUMNS
+from hf_reward.data.columns import PREPARED_COLUMNS, make_features
+from hf_reward.data.filters import Filters
 from hf_reward.data.lengths import LengthLimits
 from hf_reward.data.reading import detect_reader
 from hf_reward.data.report import check_dropped, split_report
@@ -74,6 +76,27 @@ def test_the_rows_to_train_on_have_the_columns_of_training(tokenizer):
     dataset = split(tokenizer, [pair("a", "b"), pair("e", "e")]).dataset()
     assert set(dataset.column_names) == {*PREPARED_COLUMNS, "chosen_input_ids", "rejected_input_ids"}
     assert len(dataset) == 1
+
+
+def test_no_more_than_forty_bytes_a_row_are_held_in_memory(tmp_path):
+    count, random = 100_000, np.random.default_rng(0)
+    features = make_features(groups=False, extra=[])
+    numbers = {name: random.integers(1, 9, count) for name in features if name not in ("notes", "drop_reason")}
+    keys = {name: random.integers(-(2**62), 2**62, count) for name in ("order_key", "set_key")}
+    others = {"notes": [0] * count, "chosen_input_ids": [[1]] * count, "rejected_input_ids": [[2]] * count}
+    reasons = np.where(random.random(count) < 0.02, "identical", "")
+    raw = Dataset.from_dict(numbers | keys | others | {"drop_reason": reasons}, features)
+    dataset = raw.map(lambda batch: batch, batched=True, cache_file_name=str(tmp_path / "rows.arrow"))
+    tracemalloc.start()
+    try:
+        rows = SplitRows.join([dataset], ["pairs"])
+        for reason, found in Filters().reasons(rows.number, rows.source, rows.kept).items():
+            rows.drop(found, reason)
+        check_dropped(rows, "train", None)
+        assert len(rows.dataset()) == split_report(rows, None)["kept"] < count
+        assert tracemalloc.get_traced_memory()[1] < 40 * count
+    finally:
+        tracemalloc.stop()
 
 
 def test_all_rows_dropped_is_an_error_with_the_lengths(tokenizer):  # fault 23

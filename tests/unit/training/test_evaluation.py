@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerContro
 from transformers.integrations import TrackioCallback, WandbCallback
 
 from hf_reward import RewardConfig, RewardTrainer
+from hf_reward.data.streams import EvenStream
 from hf_reward.errors import ConfigurationError
 from hf_reward.metrics import diagnostics
 from hf_reward.training.callbacks import CHANCE_LOGS, SuspiciousNumbers
@@ -298,3 +299,33 @@ def test_a_model_whose_head_is_zero_is_warned_of(make, caplog) -> None:
         metrics = trainer.evaluate()
     assert metrics["eval_reward_std"] == 0
     assert sum("all rewards are equal" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_workers_cannot_read_a_stream_for_several_processes(make, monkeypatch) -> None:
+    trainer = make(dataloader_num_workers=2)
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
+    with pytest.raises(
+        ConfigurationError, match="`dataloader_num_workers`: found 2 with a stream to evaluate on 2 pro"
+    ):
+        trainer.get_eval_dataloader(trainer.eval_dataset.to_iterable_dataset())
+    trainer.train_dataset = trainer.train_dataset.to_iterable_dataset()
+    assert isinstance(trainer.get_train_dataloader().dataset.dataset, EvenStream)
+
+
+def test_rewards_that_a_smaller_group_has_not_are_nan(reward_model, tokenizer, chat_pairs, tmp_path) -> None:
+    sides = [row["chosen"] for row in chat_pairs]
+    rows = [
+        {"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"], sides[number - 1]][: 2 + number % 2]}
+        for number, row in enumerate(chat_pairs)
+    ]
+    seen: dict[str, np.ndarray] = {}
+    trainer = RewardTrainer(
+        reward_model,
+        RewardConfig(output_dir=str(tmp_path), per_device_eval_batch_size=1, **SETTINGS),
+        eval_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        compute_metrics=lambda output: seen.update(rewards=output.predictions) or {},
+    )
+    assert trainer.evaluate()["eval_pairs"] == 4 + 3 * 3
+    assert seen["rewards"].shape == (7, 3)
+    assert np.isnan(seen["rewards"]).tolist() == [[False, False, number % 2 == 0] for number in range(7)]

@@ -1,12 +1,15 @@
 """RewardTrainer as a drop-in: the datasets, collators and hooks that TRL's trainer takes."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import trl
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_reward import ConfigurationError, DataError, RewardConfig, RewardTrainer
 
@@ -96,6 +99,17 @@ def test_too_long_empty_and_identical_pairs_are_dropped_and_said(
         RewardTrainer(reward_model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
+def test_pairs_beyond_the_models_positions_are_refused(
+    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
+) -> None:
+    rows = Dataset.from_list([{"prompt": "ab", "chosen": "c" * 600, "rejected": "d"}])
+    with pytest.raises(DataError, match="train: the longest pair has 603 tokens, but the model has positions for 512"):
+        RewardTrainer(reward_model, args, train_dataset=rows, processing_class=tokenizer)
+    trainer = RewardTrainer(reward_model, args, train_dataset=chat_pairs, processing_class=tokenizer)
+    with pytest.raises(DataError, match="test: the longest pair has 603 tokens, but the model has positions for 512"):
+        trainer.predict(rows)
+
+
 def test_several_named_evaluation_sets(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
 ) -> None:
@@ -131,6 +145,49 @@ def test_hooks_get_rewards_in_dataset_order(
     np.testing.assert_allclose(seen["predictions"], plain.predictions * 2, atol=1e-5)
     assert seen["labels"].tolist() == [0] * 7
     assert metrics["eval_best"] == metrics["eval_accuracy"]  # the exact metrics see the rewards as they are
+
+
+def test_the_constructor_takes_what_trls_takes() -> None:
+    ours, theirs = (inspect.signature(kind.__init__).parameters for kind in (RewardTrainer, trl.RewardTrainer))
+    assert [(name, ours[name].default) for name in ours] == [(name, theirs[name].default) for name in theirs]
+
+
+def test_the_model_bears_the_tags_of_its_card(
+    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: RewardConfig
+) -> None:
+    for peft_config in (None, LoraConfig(r=2, lora_dropout=0.5)):
+        trainer = RewardTrainer(reward_model, args, processing_class=tokenizer, peft_config=peft_config)
+        assert {"reward-model", "reward-trainer", "hf_reward"} <= set(trainer.model.model_tags)
+    # `disable_dropout` is on: also in the adapter.
+    dropouts = [module.p for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropouts
+    assert set(dropouts) == {0.0}
+
+
+def test_a_quantisation_of_the_constructor_is_that_of_the_model(
+    causal_folder: Path, args: RewardConfig, chat_pairs: Dataset
+) -> None:
+    trainer = RewardTrainer(
+        str(causal_folder),
+        args,
+        train_dataset=chat_pairs,
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        peft_config=LoraConfig(r=2),
+    )
+    model = trainer.model.get_base_model()
+    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.int8
+    # A config of the user's own names no modules to spare; the head is never quantised all the same.
+    assert model.score.modules_to_save["default"].weight.dtype == torch.float32
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_padding_is_rounded_up_in_the_trainers_batches(
+    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
+) -> None:
+    args.pad_to_multiple_of, args.batch_layout = 100, "padded"
+    trainer = RewardTrainer(reward_model, args, train_dataset=chat_pairs, processing_class=tokenizer)
+    assert [batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()] == [100]
 
 
 def test_trls_collator_and_batches_without_positions_are_read_as_trl_means_them(
