@@ -20,9 +20,7 @@ from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
 from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
-from hf_reward.training.checkpoints import WholeCheckpoints
 from hf_reward.training.evaluation import ExactEvaluation
-from hf_reward.training.finiteness import FiniteSteps
 from hf_reward.training.objective import (
     PreferenceOutputs,
     complete_batch,
@@ -30,6 +28,7 @@ from hf_reward.training.objective import (
 )
 from hf_reward.training.samples import SampleTable
 from hf_reward.training.setup import prepare_dataset, prepare_reward_model
+from hf_reward.training.signals import StopsOnSignal
 
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 Datasets: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
 
-class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
+class RewardTrainer(ExactEvaluation, StopsOnSignal):
     """
     Train a model to give the preferred of two completions the higher reward.
 
@@ -278,11 +277,6 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
             *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
             *("prompt_length", "length", "margin", "weight", "chosen_probability", "tie", "scores", "subset"),
         ]
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Bring the counters up to date before the trainer state is written."""
-        self.counters.pending = self._read(self._training_sums)
-        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights, config, tokenizer and chat template: a plain checkpoint, without pickled arguments."""

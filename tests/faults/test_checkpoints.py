@@ -188,7 +188,7 @@ class KilledWhileSaving(RewardTrainer):
             os.kill(os.getpid(), signal.SIGKILL)
 
         def half(name):
-            path = next(Path(self.args.output_dir).glob(f".tmp-*/*/{name}"))
+            path = next(Path(self.args.output_dir).glob(f"_tmp-*/*/{name}"))
             os.truncate(path, path.stat().st_size // 2)
             die()
 
@@ -222,7 +222,7 @@ def test_a_writer_that_is_killed_leaves_the_previous_one(
     found, skipped = newest_complete(tmp_path / "run", verify="full")
     assert found == tmp_path / "run" / f"checkpoint-{newest}"
     assert skipped == {}
-    assert len(list((tmp_path / "run").glob(".tmp-checkpoint-4-*"))) == (phase != "rotate")
+    assert len(list((tmp_path / "run").glob("_tmp-checkpoint-4-*"))) == (phase != "rotate")
     # What goes on from there ends where an uninterrupted run ends, bit for bit.
     resumed = trainer(reward_model, tokenizer, chat_pairs, tmp_path / "run", max_steps=5)
     resumed.train(resume_from_checkpoint=True)
