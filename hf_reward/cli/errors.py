@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hf_reward.errors import ConfigurationError, DataError, RunError, Stopped
+from hf_reward.redaction import redact
 
 
 @dataclass
@@ -62,8 +63,8 @@ def exit_code(debug: bool = False) -> Iterator[Outcome]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ConfigurationError, DataError, RunError) as error:
         if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         outcome.code = 1 if isinstance(error, RunError) else 2
     except Stopped as stopped:
         outcome.code = int(stopped.code or 0)

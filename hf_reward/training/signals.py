@@ -1,6 +1,7 @@
 """Told to stop: a SIGTERM ends a run after the step that it is in, with a checkpoint, on all processes."""
 
 import contextlib
+import datetime
 import functools
 import logging
 import os
@@ -10,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
 from hf_reward.errors import Stopped
 from hf_reward.training.resuming import ExactResume
@@ -38,6 +41,7 @@ class StopsOnSignal(ExactResume):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.train`]."""
+        _hold_to_time_out(self.args)
         with self._listening():
             return super().train(*args, **kwargs)
 
@@ -93,6 +97,17 @@ class StopsOnSignal(ExactResume):
             # Left to the end of the interpreter, gloo may abort when another process is gone first.
             torch.distributed.destroy_process_group()
         raise Stopped
+
+
+def _hold_to_time_out(args: TrainingArguments) -> None:
+    """
+    Wait for another process no longer than `ddp_timeout`.
+
+    transformers says so when it makes the group of processes, but not where `use_cpu` is set: there a process that
+    never comes would be waited for half an hour. To go when `TrainingArguments` passes it on there too.
+    """
+    if args.use_cpu and torch.distributed.is_initialized():
+        _set_pg_timeout(datetime.timedelta(seconds=args.ddp_timeout))
 
 
 def _deaf_worker(init: Callable[[int], None] | None, worker: int) -> None:
