@@ -86,6 +86,7 @@ class StopsOnSignal(ExactResume):
             return
         if self.checkpoints_written == written:
             self._save_checkpoint(self.model_wrapped, trial=None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         if self.is_world_process_zero():
             logger.warning(
                 "stopped by SIGTERM after step %d; checkpoint-%d is complete, go on from it by "
@@ -111,7 +112,20 @@ def _hold_to_time_out(args: TrainingArguments) -> None:
 
 
 def _deaf_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    """A loading process that would die of a SIGTERM to the whole group would take the training process with it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """
+    Let a loading process hear SIGTERM from the process that it serves alone.
+
+    One that dies of a signal to the whole group would take the training process with it; one that did not hear its
+    parent, which ends what is left of its workers that way, would keep it from ending.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told_by_the_parent, daemon=True).start()
     if init is not None:
         init(worker)
+
+
+def _leave_when_told_by_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -16,6 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from hf_reward import ConfigurationError, RewardConfig, RewardTrainer
+from hf_reward.cli.train import main as train
 from hf_reward.training.checkpoints import checkpoints, newest_complete
 from hf_reward.training.fingerprint import DECIDED, FROM_HERE_ON, HARMLESS
 from tests.conftest import llama_config
@@ -69,12 +70,12 @@ def dropping_model():
     return AutoModelForSequenceClassification.from_config(llama_config(num_labels=1, attention_dropout=0.2))
 
 
-def in_a_child(train) -> int:
+def in_a_child(run) -> int:
     """Run something in a child process, and return how it ended, as `os.waitpid` says it."""
     child = os.fork()
     if child == 0:
         try:
-            train()
+            run()
         except SystemExit as end:
             os._exit(end.code)
         finally:
@@ -294,6 +295,27 @@ def test_a_checkpoint_of_another_engine_or_without_an_optimizer_is_refused(check
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigurationError, match="holds no optimizer"):
         one.train(resume_from_checkpoint=str(folder))
+
+
+def test_the_command_refuses_to_go_on_with_other_data_or_length(causal_folder, chat_pairs, tmp_path, capsys) -> None:
+    chat_pairs.to_json(tmp_path / "pairs.jsonl")
+    chat_pairs.select(range(5)).to_json(tmp_path / "fewer.jsonl")
+    argv = ["--model_name_or_path", str(causal_folder), "--output_dir", str(tmp_path / "out"), "--save_steps", "1"]
+    argv += ["--resume_from_checkpoint", "auto", "--gradient_checkpointing", "false", "--max_steps"]
+    data = ["--dataset_name", str(tmp_path / "pairs.jsonl")]
+    assert train([*argv, "1", *data]) == 0
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    for words, said in (
+        ([*data, "--max_length", "99"], "`max_length` was 1024, now it is 99"),
+        (["--dataset_name", str(tmp_path / "fewer.jsonl")], "(7 pairs then, 5 now)"),
+        ([*data, "--chat_template_path", "tulu"], "the chat template is another"),
+    ):
+        capsys.readouterr()
+        assert train([*argv, "2", *words]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "Traceback" not in error
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
 
 
 # ---- rotation -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """SIGTERM: the step is finished, a checkpoint written, exit 143; each signal really sent, to a child process."""
 
 import copy
+import functools
 import json
 import multiprocessing
 import os
@@ -9,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from hf_reward import RewardTrainer
 from hf_reward.cli.train import main as train
 from hf_reward.training.checkpoints import checkpoints, newest_complete
+from hf_reward.training.signals import _deaf_worker
 from tests.faults.test_resume import Spy, assert_same_end, in_a_child, spy
 
 
@@ -103,6 +106,19 @@ def test_a_sigterm_to_the_loading_processes_too_leaves_them_at_work(
     one.and_workers = True
     assert exit_of(in_a_child(one.train)) == 143
     assert newest_complete(tmp_path, verify="full") == (tmp_path / "checkpoint-5", {})
+
+
+def test_a_loading_process_hears_its_parent_alone() -> None:
+    loader = DataLoader(list(range(100)), num_workers=1, worker_init_fn=functools.partial(_deaf_worker, None))
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    from_outside([worker.pid])
+    # The batches fetched ahead are few: these come from a worker that is alive.
+    assert [next(batches).item() for _ in range(10)] == list(range(1, 11))
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def test_a_handler_of_the_program_and_a_run_without_checkpoints_are_left_alone(

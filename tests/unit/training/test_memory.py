@@ -117,8 +117,8 @@ MEASURE = """
         per_device_train_batch_size=2, gradient_checkpointing=checkpointing, disable_tqdm=True,
     )
     need = estimate_memory(args, ModelArguments(model_name_or_path=folder), 256)
-    rows = {f"{side}_input_ids": [[5 + (i * j) % 250 for j in range(256)] for i in range(12)]
-            for side in ("chosen", "rejected")}
+    rows = {f"{side}_input_ids": [[5 + (i * j + k) % 250 for j in range(256)] for i in range(12)]
+            for k, side in enumerate(("chosen", "rejected"))}
     data = Dataset.from_dict(rows)
 
     def train(config):
