@@ -22,7 +22,7 @@ from hf_reward.errors import ConfigurationError, RunError
 from hf_reward.files import write_json
 from hf_reward.training.fingerprint import ASKED, check_mode, check_same, what_is_asked
 from hf_reward.training.folder_lock import only_run_in
-from hf_reward.training.manifest import check_trusted, flush, what_is_wrong, write_manifest
+from hf_reward.training.manifest import MANIFEST, check_trusted, flush, what_is_wrong, write_manifest
 from hf_reward.training.out_of_memory import advise_when_out_of_memory
 from hf_reward.training.uploads import upload_checkpoint
 
@@ -99,6 +99,20 @@ def resolve_resume(folder: str | Path, resume: str | bool | None, verify: str = 
     return None if found is None else str(found)
 
 
+def clear_leftovers(folder: str | Path) -> None:
+    """
+    Remove what killed runs left half written; a checkpoint that was whole and lacked only its name gets it.
+
+    Nothing else may write into the folder meanwhile.
+    """
+    for left in Path(folder).glob(f"{_ASIDE}*"):
+        for written in left.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            final = left.parent / written.name
+            if (written / MANIFEST).is_file() and what_is_wrong(written) is None and not final.exists():
+                written.rename(final)
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def rotate(folder: str | Path, limit: int | None, keep: set[Path]) -> None:
     """Delete checkpoints until `limit` are left: broken ones first, then the oldest, never those in `keep`."""
     if not limit or limit < 1:
@@ -154,8 +168,7 @@ class WholeCheckpoints(Trainer):
         folder = str(self.args.output_dir)
         try:
             stack.enter_context(only_run_in(folder))
-            for left in Path(folder).glob(f"{_ASIDE}*"):
-                shutil.rmtree(left, ignore_errors=True)
+            clear_leftovers(folder)
             self._asked = what_is_asked(self)
             found = resolve_resume(folder, resume, self.verify_checkpoints)
             if found is not None:

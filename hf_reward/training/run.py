@@ -15,7 +15,7 @@ from hf_reward.modeling.adapters import lora_config
 from hf_reward.modeling.loading import load_config, load_reward_model, longest_input
 from hf_reward.modeling.quantization import quantization_config
 from hf_reward.modeling.tokenizer import load_tokenizer
-from hf_reward.training.checkpoints import resolve_resume
+from hf_reward.training.checkpoints import clear_leftovers, resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
 from hf_reward.training.folder_lock import check_no_other_run, only_run_in
@@ -107,6 +107,8 @@ def check_output_folder(args: RewardConfig) -> None:
     check_writable(args.output_dir, "output_dir")
     if args.process_index == 0:
         check_no_other_run(args.output_dir)
+        if args.resume_from_checkpoint:
+            clear_leftovers(args.output_dir)
     folder = Path(args.output_dir)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     resume = args.resume_from_checkpoint

@@ -230,6 +230,35 @@ def test_a_writer_that_is_killed_leaves_the_previous_one(
         assert torch.equal(resumed.model.state_dict()[name], weight), name
 
 
+def test_a_writer_that_is_killed_while_it_replaces_the_only_checkpoint_loses_none(
+    reward_model, tokenizer, chat_pairs, tmp_path
+) -> None:
+    one = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_total_limit=1)
+    one.train()
+    rename, calls = Path.rename, []
+
+    def die_at_the_second(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+
+    child = os.fork()
+    if child == 0:
+        Path.rename = die_at_the_second
+        one._save_checkpoint(one.model, None)  # the fourth step once more
+        os._exit(0)  # not reached
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert checkpoints(tmp_path) == []
+    resumed = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_total_limit=1, max_steps=5)
+    steps = []
+    step = resumed.training_step
+    resumed.training_step = lambda *args, **kwargs: steps.append(resumed.state.global_step) or step(*args, **kwargs)
+    resumed.train(resume_from_checkpoint=True)
+    assert steps == [4]
+    assert what_is_wrong(tmp_path / "checkpoint-5", verify="full") is None
+
+
 def test_a_file_that_cannot_grow_ends_the_run_and_keeps_the_last(
     reward_model, tokenizer, chat_pairs, tmp_path, monkeypatch
 ) -> None:
