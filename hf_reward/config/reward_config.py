@@ -272,6 +272,8 @@ class RewardConfig(TrainingArguments):
         self._given = without_secrets(self._given)
         self._check()
         self._choose_precision()
+        # A SIGTERM is always answered with a checkpoint; the library's handler would take the place of ours.
+        self.enable_jit_checkpoint = False
         # transformers renamed these two and warns when the old name is used; TRL's recipes and our default use it.
         # To go when TRL's RewardConfig says `activation_checkpointing`.
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
