@@ -11,3 +11,11 @@ class DataError(ValueError):
 
 class RunError(RuntimeError):
     """A run that was asked for correctly could not be carried through (exit code 1)."""
+
+
+class Stopped(SystemExit):
+    """A run that was told to stop by SIGTERM, and did, with a checkpoint to go on from (exit code 143)."""
+
+    def __init__(self) -> None:
+        # 128 and the number of the signal, as shells count.
+        super().__init__(143)

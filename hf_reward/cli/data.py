@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_reward.cli.errors import exit_code
+from hf_reward.cli.errors import exit_code, take_debug
 from hf_reward.cli.train import log_on_terminal
 from hf_reward.errors import ConfigurationError
 
@@ -25,6 +25,7 @@ No model is loaded and nothing is trained.
   --key value        any setting of a recipe; wins over the recipe's (`hf_reward-train --help` lists them)
   --output FILE      write the report as JSON
   --figure FILE      draw the token lengths as PNG
+  --debug            show the traceback of an error
 
 The tokenizer is that of the recipe's model, or the one named by --tokenizer_name_or_path. Without either, lengths are
 counted in bytes and the length limits are off.
@@ -52,11 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: 0 if all went well, 2 for a mistake in the settings or the data.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv, debug = take_debug(sys.argv[1:] if argv is None else argv)
     if not argv or "-h" in argv or "--help" in argv:
         print(HELP, end="")
         return 0 if argv else 2
-    with exit_code() as outcome, log_on_terminal():
+    with exit_code(debug) as outcome, log_on_terminal():
         _describe(*_take(argv, "output", "figure"))
     return outcome.code
 

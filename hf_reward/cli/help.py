@@ -16,7 +16,8 @@ Usage: hf_reward-train [RECIPE.yaml] [--key value ...]
 
 Trains a reward model from preference pairs. A recipe is flat YAML with the keys below; values of
 the command line win over the recipe's. Sizes are in pairs, lengths in tokens, steps in optimizer
-steps. --help all lists every key, with those of transformers.TrainingArguments.
+steps. --help all lists every key, with those of transformers.TrainingArguments; --debug shows
+the traceback of an error.
 
 Examples:
   hf_reward-train recipe.yaml
@@ -140,7 +141,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "save_total_limit": "Checkpoints to keep; older ones are deleted. Not set: all.",
         "load_best_model_at_end": "End with the checkpoint whose evaluation was best.",
         "metric_for_best_model": "What best means: a key of the evaluation, such as accuracy.",
-        "resume_from_checkpoint": "Folder of the checkpoint to go on from.",
+        "resume_from_checkpoint": "Checkpoint to go on from: true (the newest whole one), auto (it, or none) or a "
+        "folder.",
     },
     "Evaluation and logging": {
         "eval_strategy": "When to evaluate: no, steps or epoch.",

@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns 0, 1 if the merged model gives other rewards, or 2 for a mistake in what was given."""
     arguments = _parser().parse_args(argv)
-    with exit_code() as outcome:
+    with exit_code(arguments.debug) as outcome:
         from hf_reward.inference.merging import merge_folder
 
         check = merge_folder(
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base_model", help="folder or Hub id of the base model, if the adapter does not name it")
     parser.add_argument("--trust_remote_code", action="store_true", help="let code that the base model ships run")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

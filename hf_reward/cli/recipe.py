@@ -12,6 +12,7 @@ from hf_reward.cli.schema import ParserError, actions, expected, hints, kinds, k
 from hf_reward.cli.sources import Setting, read_command_line, read_recipe, read_values, to_plain
 from hf_reward.config.seed_aliases import SEED_FIELDS, check_refused, combine
 from hf_reward.errors import ConfigurationError
+from hf_reward.redaction import without_secrets
 
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ PROG = "hf_reward-train"
 # For this one, the word "none" is a value of its own.
 _KEEPS_NONE = "report_to"
 _PYTHON_ONLY = "parallelism_config"
-_SECRETS = ("hub_token", "token", "use_auth_token")
 
 
 def parse(argv: list[str], *, prog: str = PROG) -> "tuple[RewardConfig, DataArguments, ModelArguments]":
@@ -104,14 +104,8 @@ def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArgume
     for key in config._VALID_DICT_FIELDS:
         if isinstance(recipe.get(key), str) and recipe[key].startswith("{"):
             recipe[key] = json.loads(recipe[key])
-    plain: dict[str, Any] = _without_secrets(to_plain(recipe))
+    plain: dict[str, Any] = without_secrets(to_plain(recipe))
     return plain
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items() if key not in _SECRETS}
-    return value
 
 
 def _resolve(sources: list[list[Setting]], prog: str) -> "tuple[RewardConfig, DataArguments, ModelArguments]":

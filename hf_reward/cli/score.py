@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns 0, or 2 for a mistake in what was given."""
     arguments = _parser().parse_args(argv)
-    with exit_code() as outcome:
+    with exit_code(arguments.debug) as outcome:
         _score(arguments)
     return outcome.code
 
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="float32", help="type of the weights (default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--base_model", help="folder or Hub id of an adapter's base model, if it does not name it")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -65,10 +65,10 @@ def command(name: str) -> str:
 
 
 def print_dry_run(result: "RunResult") -> None:
-    """The first pair with the token where each reward is read, lengths, kept and dropped rows, steps, parameters."""
+    """The first pair with the token where each reward is read, lengths, kept and dropped rows, steps, memory."""
     from rich.text import Text
 
-    from hf_reward.evaluation.tables import data_table, print_table
+    from hf_reward.evaluation.tables import data_table, memory_table, print_table
 
     plan = result.dry_run
     assert plan is not None
@@ -82,6 +82,7 @@ def print_dry_run(result: "RunResult") -> None:
         body.append(f" [{preview.last_token}] ", style="reverse")
         body.append(f"{where}\n", style="italic not bold")
         print_table(body)
+    print_table(memory_table(plan.memory))
     print(f"{plan.optimizer_steps:,} optimizer steps of {plan.pairs_per_step:,} pairs")
     print(f"{plan.parameters:,} parameters, {plan.trainable_parameters:,} of them trained")
     print("Dry run: nothing was trained, nothing was written.")

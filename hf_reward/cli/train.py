@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_reward.cli.errors import exit_code
+from hf_reward.cli.errors import exit_code, take_debug
 
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: 0 if all went well, 2 for a mistake in the settings or the data, 1 for a run that failed.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv, debug = take_debug(sys.argv[1:] if argv is None else argv)
     if "-h" in argv or "--help" in argv:
         from hf_reward.cli.help import render_all, render_help
 
         with exit_code() as outcome:
             print(render_all() if "all" in argv else render_help())
         return outcome.code
-    with exit_code() as outcome, log_on_terminal():
+    with exit_code(debug) as outcome, log_on_terminal():
         from hf_reward.cli.recipe import parse
         from hf_reward.training.run import run
 

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_reward.errors import ConfigurationError
+from hf_reward.redaction import redact, without_secrets
 
 
 FULL_LEARNING_RATE = 1e-5
@@ -295,9 +296,11 @@ class RewardConfig(TrainingArguments):
     def __post_init__(self) -> None:
         self._normalise()
         self._given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != default_of(f)}
-        self._given.pop("hub_token", None)
+        self._given = without_secrets(self._given)
         self._check()
         self._choose_precision()
+        # A SIGTERM is always answered with a checkpoint; the library's handler would take the place of ours.
+        self.enable_jit_checkpoint = False
         # transformers renamed these two and warns when the old name is used; TRL's recipes and our default use it.
         # To go when TRL's RewardConfig says `activation_checkpointing`.
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
@@ -316,8 +319,17 @@ class RewardConfig(TrainingArguments):
         return bool(self.activation_checkpointing)
 
     def __getstate__(self) -> dict[str, Any]:
-        # transformers pickles the arguments beside checkpoints that it pushes while training: never with the token.
+        # Whoever pickles the arguments never gets the token.
         return self.__dict__ | {"hub_token": None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in [`~transformers.TrainingArguments`], which trackers are given, without any token."""
+        return dict(without_secrets(super().to_dict()))
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
+
+    __repr__ = __str__
 
     def given(self) -> dict[str, Any]:
         """

@@ -3,6 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_reward.errors import ConfigurationError
@@ -107,5 +108,16 @@ def _close(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str 
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], template: str | None = None) -> str:
-    """The text that the tokenizer's chat template, or another one, makes of a conversation."""
-    return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+    """
+    The text that the tokenizer's chat template, or another one, makes of a conversation.
+
+    Raises:
+        `ConfigurationError`: It is no template, or it reaches out of the sandbox in which transformers runs it.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+    except TemplateError as error:
+        raise ConfigurationError(
+            f"The chat template cannot be rendered ({type(error).__name__}: {error}); give another by "
+            "`chat_template_path`."
+        ) from error

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from hf_reward.training.memory import MemoryNeed
+
 METRICS = (
     ("accuracy", "accuracy (ties count half)"),
     ("tie_rate", "tie rate"),
@@ -164,6 +166,24 @@ def data_table(report: Mapping[str, Any]) -> "RenderableType":
         for measure, value in data_facts(described):
             facts.add_row(_text(split), measure, value)
     return Group(*(table for table in (rows, lengths, facts) if table.rows or table is rows))
+
+
+def memory_table(need: "MemoryNeed") -> "Table":
+    """Show what each device needs, part by part; `need` is a [`~hf_reward.training.memory.MemoryNeed`]."""
+    where = need.strategy if need.processes == 1 else f"{need.strategy}, {need.processes} processes"
+    table = _table(f"Memory per device, estimated ({where})")
+    table.add_column("part")
+    table.add_column("MiB", justify="right", no_wrap=True)
+    batch = f"activations of {need.sequences} sequences of {need.tokens:,} tokens"
+    parts = {
+        "weights": need.weights,
+        "gradients": need.gradients,
+        "optimizer": need.optimizer,
+        batch: need.activations,
+    }
+    for part, size in (parts | {"together": need.total}).items():
+        table.add_row(part, "not known" if size is None else f"{size / 2**20:,.1f}")
+    return table
 
 
 def report_splits(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

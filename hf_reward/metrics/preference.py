@@ -100,11 +100,7 @@ class PreferenceSums:
             `chosen_reward`, `rejected_reward`, `reward_mean`, `reward_std`, and the counts `pairs` and `tokens`, and
             `undecided_pairs` if there are any. Empty when no pair was counted.
         """
-        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        sums = torch.zeros(len(NAMES), dtype=dtype, device=device) if self._sums is None else self._sums
-        if reduce is not None:
-            sums = reduce(sums)
-        total = dict(zip(NAMES, sums.tolist(), strict=True))
+        total = dict(zip(NAMES, self.totals(reduce, device), strict=True))
         pairs, undecided = total["pairs"], int(total["undecided"])
         metrics: dict[str, float] = {"loss": total["loss"] / total["weight"]} if total["weight"] > 0 else {}
         if undecided:
@@ -123,6 +119,22 @@ class PreferenceSums:
             "pairs": int(pairs),
             "tokens": int(total["tokens"]),
         }
+
+    def totals(
+        self, reduce: Callable[[Tensor], Tensor] | None = None, device: torch.device | str = "cpu"
+    ) -> list[float]:
+        """The sums themselves, as [`~PreferenceSums.restore`] takes them; arguments as in `compute`."""
+        sums = self._zeros(device) if self._sums is None else self._sums
+        return list((sums if reduce is None else reduce(sums)).tolist())
+
+    def restore(self, totals: list[float], device: torch.device | str = "cpu") -> None:
+        """Go on from sums that were read before."""
+        self._sums = self._zeros(device)
+        self._sums += torch.tensor(totals, dtype=self._sums.dtype, device=device)
+
+    def _zeros(self, device: torch.device | str) -> Tensor:
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        return torch.zeros(len(NAMES), dtype=dtype, device=device)
 
     def reset(self) -> None:
         """Forget everything that was added."""

@@ -32,6 +32,11 @@ def load_config(name_or_path: str, revision: str | None = None, trust_remote_cod
             name_or_path, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigurationError(
+                f"{name_or_path!r} ships code of its own, which is not run unless `trust_remote_code: true` says so. "
+                "Read that code first."
+            ) from error
         kind = "a local folder without a readable config.json" if Path(name_or_path).exists() else "not a local folder"
         raise ConfigurationError(
             f"No model could be loaded from {name_or_path!r}: it is {kind}, and the Hub gave none of that name "

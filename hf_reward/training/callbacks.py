@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -30,20 +30,24 @@ class SeenCounters(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.num_pairs = 0
         self.num_tokens = 0
-        # Seen since the last log: part of what a checkpoint holds, not yet part of the counts above.
-        self.pending: dict[str, float] = {}
+        # What was seen since the last log: a checkpoint holds it, though it is not yet part of the counts above.
+        self.unlogged: dict[str, Any] = {}
+        # Takes `unlogged` back when training goes on from a checkpoint.
+        self.go_on: Callable[[dict[str, Any]], None] | None = None
 
     def state(self) -> dict[str, Any]:
         """What the trainer writes into `trainer_state.json`."""
-        pairs = self.num_pairs + int(self.pending.get("pairs", 0)) + int(self.pending.get("undecided_pairs", 0))
-        tokens = self.num_tokens + int(self.pending.get("tokens", 0))
-        return {"args": {}, "attributes": {"num_pairs": pairs, "num_tokens": tokens}}
+        counts = {
+            "num_pairs": self.num_pairs + self.unlogged.get("pairs", 0),
+            "num_tokens": self.num_tokens + self.unlogged.get("tokens", 0),
+        }
+        return {"args": {}, "attributes": counts | {"unlogged": self.unlogged}}
 
     def add(self, metrics: dict[str, float]) -> None:
         """Count what was seen since the last log."""
         self.num_pairs += int(metrics.get("pairs", 0)) + int(metrics.get("undecided_pairs", 0))
         self.num_tokens += int(metrics.get("tokens", 0))
-        self.pending = {}
+        self.unlogged = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,8 +59,11 @@ class SeenCounters(TrainerCallback, ExportableState):
             saved = saved[-1]
         resumed = state.global_step > 0 and isinstance(saved, dict)
         attributes = saved["attributes"] if resumed else {}
-        self.num_pairs = int(attributes.get("num_pairs", 0))
-        self.num_tokens = int(attributes.get("num_tokens", 0))
+        unlogged = attributes.get("unlogged", {})
+        self.num_pairs = int(attributes.get("num_pairs", 0)) - unlogged.get("pairs", 0)
+        self.num_tokens = int(attributes.get("num_tokens", 0)) - unlogged.get("tokens", 0)
+        if unlogged and self.go_on is not None:
+            self.go_on(unlogged)
 
 
 class EvaluationSchedule(TrainerCallback):

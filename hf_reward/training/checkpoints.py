@@ -1,29 +1,37 @@
 """Checkpoints that are whole or absent: written aside, flushed, listed in a manifest, renamed; only then rotated."""
 
+import contextlib
 import logging
+import pickle
 import re
 import shutil
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_reward.config import RewardConfig
 from hf_reward.errors import ConfigurationError, RunError
-from hf_reward.training.manifest import flush, read_manifest, what_is_wrong, write_manifest
+from hf_reward.files import write_json
+from hf_reward.training.fingerprint import ASKED, check_mode, check_same, what_is_asked
+from hf_reward.training.folder_lock import only_run_in
+from hf_reward.training.manifest import MANIFEST, check_trusted, flush, what_is_wrong, write_manifest
+from hf_reward.training.out_of_memory import advise_when_out_of_memory
+from hf_reward.training.uploads import upload_checkpoint
 
 
 logger = logging.getLogger(__name__)
 
-_ASIDE = f".tmp-{PREFIX_CHECKPOINT_DIR}-"
+# The underscore keeps it out of what the Trainer uploads.
+_ASIDE = f"_tmp-{PREFIX_CHECKPOINT_DIR}-"
 _NAME = re.compile(rf"^{PREFIX_CHECKPOINT_DIR}-(\d+)$")
-_DAY = 24 * 60 * 60
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
@@ -91,6 +99,20 @@ def resolve_resume(folder: str | Path, resume: str | bool | None, verify: str = 
     return None if found is None else str(found)
 
 
+def clear_leftovers(folder: str | Path) -> None:
+    """
+    Remove what killed runs left half written; a checkpoint that was whole and lacked only its name gets it.
+
+    Nothing else may write into the folder meanwhile.
+    """
+    for left in Path(folder).glob(f"{_ASIDE}*"):
+        for written in left.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            final = left.parent / written.name
+            if (written / MANIFEST).is_file() and what_is_wrong(written) is None and not final.exists():
+                written.rename(final)
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def rotate(folder: str | Path, limit: int | None, keep: set[Path]) -> None:
     """Delete checkpoints until `limit` are left: broken ones first, then the oldest, never those in `keep`."""
     if not limit or limit < 1:
@@ -107,36 +129,63 @@ class WholeCheckpoints(Trainer):
     """
     A Trainer whose folders `checkpoint-N` appear under that name only when they are complete.
 
-    All processes write into `.tmp-checkpoint-N-ID`; the first one flushes the files, writes `manifest.json` (step,
-    processes, versions, size and SHA-256 of every file), renames the folder and then deletes old checkpoints, never
-    the newest and never the best. Resuming takes the newest complete checkpoint and says which it skipped.
+    All processes write into `_tmp-checkpoint-N-ID`; the first one flushes the files, writes `asked.json` (what decides
+    the run's result) and `manifest.json` (step, processes, versions, size and SHA-256 of every file), renames the
+    folder and then deletes old checkpoints, never the newest and never the best. Resuming takes the newest complete
+    checkpoint, says which it skipped, and refuses one of a run that was asked something else. While it trains, no
+    other run may work in its folder.
+
+    Attributes:
+        checkpoints_written (`int`): Checkpoints that this trainer completed.
     """
 
+    args: RewardConfig
     # Whether resuming compares the sizes of files ("sizes") or their hashes too ("full").
     verify_checkpoints = "sizes"
+    checkpoints_written = 0
     _aside: Path | None = None
+    _asked: dict[str, Any] | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.train`]; `True` means the newest complete checkpoint, `"auto"` it or none."""
-        resume = resume_from_checkpoint
-        if resume:
-            resume = self._agree(self._resolve(resume))
-        return super().train(resume or None, *args, **kwargs)
+        with contextlib.ExitStack() as stack:
+            resume = self._agree(self._begin(resume_from_checkpoint, stack))
+            # It was done before the first step.
+            self.args.eval_on_start = self.args.eval_on_start and not resume
+            stack.enter_context(advise_when_out_of_memory(self.args, isinstance(self.model, PeftModel)))
+            try:
+                return super().train(resume, *args, **kwargs)
+            except pickle.UnpicklingError as error:
+                raise ConfigurationError(
+                    f"{resume} holds more than the plain values that a checkpoint consists of, and was not read: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
 
-    def _resolve(self, resume: str | bool) -> str | ConfigurationError | None:
-        """On the first process: the checkpoint to go on from, with leftovers of killed runs removed."""
+    def _begin(self, resume: str | bool | None, stack: contextlib.ExitStack) -> str | Exception | None:
+        """On the first process: lock the folder, remove what killed runs left, and find where to go on from."""
         if not self.is_world_process_zero():
             return None
-        for left in Path(str(self.args.output_dir)).glob(f"{_ASIDE}*"):
-            if time.time() - left.stat().st_mtime > _DAY:
-                shutil.rmtree(left, ignore_errors=True)
+        folder = str(self.args.output_dir)
         try:
-            found = resolve_resume(str(self.args.output_dir), resume, self.verify_checkpoints)
-        except ConfigurationError as error:
+            stack.enter_context(only_run_in(folder))
+            clear_leftovers(folder)
+            self._asked = what_is_asked(self)
+            found = resolve_resume(folder, resume, self.verify_checkpoints)
+            if found is not None:
+                self._check(Path(found))
+        except (ConfigurationError, RunError) as error:
             return error
-        if found is not None:
-            _say_what_differs(Path(found), self.args.world_size)
         return found
+
+    def _check(self, checkpoint: Path) -> None:
+        """See that this run can go on from a checkpoint, and say where it would not be bit for bit."""
+        if not self.args.trust_remote_code:
+            check_trusted(checkpoint)
+        check_mode(checkpoint, self.accelerator.distributed_type.value, self.args.world_size)
+        assert self._asked is not None
+        check_same(checkpoint, self._asked)
+        if not list(checkpoint.glob("rng_state*.pth")):
+            logger.warning("resuming is not bit for bit: %s holds no state of the random generators", checkpoint.name)
 
     def _agree(self, value: Any) -> Any:
         """The first process's value, on all of them; an error is raised on all of them."""
@@ -152,9 +201,18 @@ class WholeCheckpoints(Trainer):
         return str(super()._get_output_dir(trial)) if self._aside is None else str(self._aside)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload a checkpoint, but not one that still lies aside."""
-        if self._aside is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+        """Upload a checkpoint, but not one that still lies aside; the Trainer's own way would pickle the arguments."""
+        if self._aside is None and self.is_world_process_zero():
+            self._pushed = Path(checkpoint_folder)
+            upload_checkpoint(self, self._pushed)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        # The Trainer would delete the newest checkpoint here where the best is another and the limit is 1.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_folder = Path(super()._get_output_dir(trial))
@@ -179,11 +237,13 @@ class WholeCheckpoints(Trainer):
         except OSError as error:
             failure = error
         self._stop_if_any_failed(failure, aside, final)
+        self.checkpoints_written += 1
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate(run_folder, self.args.save_total_limit, {final} if best is None else {final, Path(best)})
+            best, push = self.state.best_model_checkpoint, getattr(self, "push_in_progress", None)
+            keep = {final, *([Path(best)] if best else []), *([self._pushed] if push and not push.is_done() else [])}
+            rotate(run_folder, self.args.save_total_limit, keep)
 
     def _publish(self, aside: Path, final: Path) -> None:
         """Complete the checkpoint that lies aside, and give it its name."""
@@ -191,6 +251,7 @@ class WholeCheckpoints(Trainer):
         if self.state.best_model_checkpoint == str(written):
             self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(written / "trainer_state.json"))
+        write_json(self._asked, written / ASKED)
         mode = self.accelerator.distributed_type.value
         write_manifest(written, self.state.global_step, self.args.world_size, mode)
         if final.exists():
@@ -214,20 +275,6 @@ class WholeCheckpoints(Trainer):
             f"{shutil.disk_usage(final.parent).free / 2**20:.0f} MiB are free there. What was half written is "
             f"removed. The last complete checkpoint is {left.name if left else 'none'}; make room, and resume from it."
         ) from failure
-
-
-def _say_what_differs(checkpoint: Path, world_size: int) -> None:
-    """Say why going on from this checkpoint is not bit for bit what an uninterrupted run would do."""
-    manifest = read_manifest(checkpoint)
-    if manifest is not None and manifest["world_size"] != world_size:
-        logger.warning(
-            "resuming is not bit for bit: %s was written by %d processes, now there are %d",
-            checkpoint.name,
-            manifest["world_size"],
-            world_size,
-        )
-    if not list(checkpoint.glob("rng_state*.pth")):
-        logger.warning("resuming is not bit for bit: %s holds no state of the random generators", checkpoint.name)
 
 
 def _step(path: Path) -> int:

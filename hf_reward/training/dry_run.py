@@ -9,8 +9,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from hf_reward.config import ModelArguments, RewardConfig
 from hf_reward.modeling.adapters import add_adapter, lora_config
-from hf_reward.modeling.loading import load_config
+from hf_reward.modeling.loading import load_config, longest_input
 from hf_reward.modeling.score_head import reads_last_token
+from hf_reward.training.memory import MemoryNeed, estimate_memory
 from hf_reward.training.schedule import optimizer_steps, pairs_per_step
 
 
@@ -36,6 +37,7 @@ class DryRun:
         optimizer_steps (`int`): Steps of the whole run.
         pairs_per_step (`int`): Pairs of one step, over all processes and micro-batches.
         parameters, trainable_parameters (`int`): Of the model, the score head included.
+        memory (`MemoryNeed`): What each device needs.
     """
 
     chosen: Preview
@@ -45,6 +47,7 @@ class DryRun:
     pairs_per_step: int
     parameters: int
     trainable_parameters: int
+    memory: MemoryNeed
 
 
 def describe(
@@ -65,7 +68,16 @@ def describe(
         pairs_per_step=pairs_per_step(args),
         parameters=total,
         trainable_parameters=trainable,
+        memory=estimate_memory(args, model_args, _longest(args, model_args, train)),
     )
+
+
+def _longest(args: RewardConfig, model_args: ModelArguments, train: Dataset | IterableDataset) -> int:
+    """The longest sequence, in tokens; of a stream, the longest that there may be."""
+    if isinstance(train, Dataset):
+        return int(max(train["length"][:]))
+    config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
+    return min(length for length in (args.max_length, longest_input(config), 2**20) if length)
 
 
 def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[int, int, bool]:

@@ -33,14 +33,20 @@ class FiniteSteps(Trainer):
     A Trainer that looks, once per optimizer step and before it, whether loss and gradient norm are finite.
 
     The losses of the micro-steps are kept on the device and read together with the gradient norm, in one
-    synchronisation and, with several processes, one reduction of two numbers. What is not finite ends the run on all
+    synchronisation and, with several processes, one reduction of three numbers. What is not finite ends the run on all
     processes, with the weights, the optimizer and the last checkpoint as they were; up to `args.skip_non_finite_steps`
     such steps are left out instead, as if their pairs had not been seen.
 
     DeepSpeed makes its step inside the backward pass; there the check stands between the two, on the engine's `step`.
+
+    Attributes:
+        stop_asked (`bool`): Whether this process was told to stop.
+        stop_agreed (`bool`): Whether any process was, as all of them learn in the reduction that is made anyway.
     """
 
     args: RewardConfig
+    stop_asked = False
+    stop_agreed = False
     _training_sums: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -85,10 +91,12 @@ class FiniteSteps(Trainer):
         losses = [torch.isfinite(micro.losses).all() for micro in micro_steps]
         norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
         norm_is_finite = torch.isfinite(torch.as_tensor(norm, device=device)).all()
-        bad = 1 - torch.stack([torch.stack(losses).all() if losses else norm_is_finite, norm_is_finite]).float()
+        losses_are_finite = torch.stack(losses).all() if losses else norm_is_finite
+        stop = torch.tensor(self.stop_asked, device=device)
+        seen = torch.stack([~losses_are_finite, ~norm_is_finite, stop]).float()
         if self.accelerator.num_processes > 1:
-            bad = self.accelerator.reduce(bad, reduction="sum")
-        in_loss, in_norm = (bad > 0).tolist()
+            seen = self.accelerator.reduce(seen, reduction="sum")
+        in_loss, in_norm, self.stop_agreed = (seen > 0).tolist()
         if not in_loss and not in_norm:
             return True
         what = "loss" if in_loss else "gradient norm"

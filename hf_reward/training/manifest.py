@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from hf_reward import __version__
+from hf_reward.errors import ConfigurationError
 from hf_reward.files import write_json
 
 
@@ -74,6 +75,31 @@ def what_is_wrong(folder: str | Path, verify: str = "sizes") -> str | None:
         return _differs_from(manifest["files"], folder, verify)
     except (ValueError, KeyError, TypeError, OSError) as error:
         return f"{MANIFEST} or trainer_state.json cannot be read ({error})"
+
+
+def check_trusted(folder: str | Path) -> None:
+    """
+    See that what would be unpickled, which can run code, is what our manifest lists.
+
+    DeepSpeed and the sharded checkpoints of FSDP read their files with `pickle`; everything else in a checkpoint is
+    safetensors, JSON, or read with `weights_only`.
+
+    Raises:
+        `ConfigurationError`: There is such a file, and no manifest, or one that says otherwise.
+    """
+    folder = Path(folder)
+    if not any(folder.glob("global_step*")) and not any(folder.rglob(".metadata")):
+        return
+    manifest = read_manifest(folder)
+    files = {} if manifest is None else manifest["files"]
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    unlisted = sorted(present - set(files) - {MANIFEST})
+    wrong = f"{unlisted[0]} is not in its {MANIFEST}" if unlisted else _differs_from(files, folder, "full")
+    if wrong is not None:
+        raise ConfigurationError(
+            f"{folder.name} holds files of DeepSpeed or FSDP, which can run code when they are read, and {wrong}. If "
+            "you trust whoever made it, set `trust_remote_code: true`."
+        )
 
 
 def _differs_from(files: dict[str, dict[str, Any]], folder: Path, verify: str) -> str | None:

@@ -16,11 +16,13 @@ from hf_reward.modeling.loading import load_config, load_reward_model, longest_i
 from hf_reward.modeling.quantization import quantization_config
 from hf_reward.modeling.tokenizer import load_tokenizer
 from hf_reward.training.callbacks import CountFromTheStart
-from hf_reward.training.checkpoints import resolve_resume
+from hf_reward.training.checkpoints import clear_leftovers, resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
+from hf_reward.training.folder_lock import check_no_other_run, only_run_in
 from hf_reward.training.merged import check_can_merge, merge_trained
 from hf_reward.training.mode import check_world_size, describe_mode
+from hf_reward.training.out_of_memory import advise_when_out_of_memory
 from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
 from hf_reward.training.schedule import pairs_per_step
 from hf_reward.training.setup import fit_tokenizer
@@ -63,7 +65,7 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
     Raises:
         `ConfigurationError`: A setting cannot work.
         `DataError`: The data is not what preference data must be.
-        `RunError`: What was saved does not give the rewards of training.
+        `RunError`: What was saved does not give the rewards of training, or memory was not enough.
     """
     data_args.check_sources()
     check_output_folder(args)
@@ -77,6 +79,17 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
         return RunResult(
             args.output_dir, data_report=data.report, dry_run=describe(args, model_args, tokenizer, data.train)
         )
+    with only_run_in(args.output_dir, args.process_index == 0), advise_when_out_of_memory(args, model_args.use_peft):
+        return _train_and_describe(args, data_args, model_args, tokenizer, data)
+
+
+def _train_and_describe(
+    args: RewardConfig,
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    data: RunData,
+) -> RunResult:
     trainer = build_trainer(args, model_args, tokenizer, data)
     logger.info(describe_mode(trainer))
     trainer.add_callback(CountFromTheStart(data.streamed.get("train", {}).values()))
@@ -96,6 +109,10 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
 def check_output_folder(args: RewardConfig) -> None:
     """See that the output folder can be written to and holds no other run's checkpoints."""
     check_writable(args.output_dir, "output_dir")
+    if args.process_index == 0:
+        check_no_other_run(args.output_dir)
+        if args.resume_from_checkpoint:
+            clear_leftovers(args.output_dir)
     folder = Path(args.output_dir)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     resume = args.resume_from_checkpoint

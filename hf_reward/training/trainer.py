@@ -24,7 +24,6 @@ from hf_reward.modeling.loading import longest_input
 from hf_reward.training.batches import LaidOutBatches
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
 from hf_reward.training.evaluation import ExactEvaluation
-from hf_reward.training.finiteness import FiniteSteps
 from hf_reward.training.objective import (
     PreferenceOutputs,
     complete_batch,
@@ -32,6 +31,7 @@ from hf_reward.training.objective import (
 )
 from hf_reward.training.samples import SampleTable
 from hf_reward.training.setup import activation_offloading, prepare_dataset, prepare_reward_model
+from hf_reward.training.signals import StopsOnSignal
 
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 Datasets: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
 
-class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
+class RewardTrainer(ExactEvaluation, StopsOnSignal, LaidOutBatches):
     """
     Train a model to give the preferred of two completions the higher reward.
 
@@ -269,11 +269,6 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
             *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
             *("prompt_length", "length", "margin", "weight", "chosen_probability", "tie", "scores", "subset"),
         ]
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Bring the counters up to date before the trainer state is written."""
-        self.counters.pending = self._read(self._training_sums)
-        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights, config, tokenizer and chat template: a plain checkpoint, without pickled arguments."""

@@ -188,7 +188,7 @@ class KilledWhileSaving(RewardTrainer):
             os.kill(os.getpid(), signal.SIGKILL)
 
         def half(name):
-            path = next(Path(self.args.output_dir).glob(f".tmp-*/*/{name}"))
+            path = next(Path(self.args.output_dir).glob(f"_tmp-*/*/{name}"))
             os.truncate(path, path.stat().st_size // 2)
             die()
 
@@ -222,12 +222,41 @@ def test_a_writer_that_is_killed_leaves_the_previous_one(
     found, skipped = newest_complete(tmp_path / "run", verify="full")
     assert found == tmp_path / "run" / f"checkpoint-{newest}"
     assert skipped == {}
-    assert len(list((tmp_path / "run").glob(".tmp-checkpoint-4-*"))) == (phase != "rotate")
+    assert len(list((tmp_path / "run").glob("_tmp-checkpoint-4-*"))) == (phase != "rotate")
     # What goes on from there ends where an uninterrupted run ends, bit for bit.
     resumed = trainer(reward_model, tokenizer, chat_pairs, tmp_path / "run", max_steps=5)
     resumed.train(resume_from_checkpoint=True)
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+def test_a_writer_that_is_killed_while_it_replaces_the_only_checkpoint_loses_none(
+    reward_model, tokenizer, chat_pairs, tmp_path
+) -> None:
+    one = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_total_limit=1)
+    one.train()
+    rename, calls = Path.rename, []
+
+    def die_at_the_second(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+
+    child = os.fork()
+    if child == 0:
+        Path.rename = die_at_the_second
+        one._save_checkpoint(one.model, None)  # the fourth step once more
+        os._exit(0)  # not reached
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert checkpoints(tmp_path) == []
+    resumed = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_total_limit=1, max_steps=5)
+    steps = []
+    step = resumed.training_step
+    resumed.training_step = lambda *args, **kwargs: steps.append(resumed.state.global_step) or step(*args, **kwargs)
+    resumed.train(resume_from_checkpoint=True)
+    assert steps == [4]
+    assert what_is_wrong(tmp_path / "checkpoint-5", verify="full") is None
 
 
 def test_a_file_that_cannot_grow_ends_the_run_and_keeps_the_last(

@@ -60,8 +60,9 @@ ENCODERS = {
 }
 MODELS = DECODERS | ENCODERS
 
-# An output bias shifts all rewards alike, so pairs give it no gradient (rounding may); everything else must change.
-MAY_STAY = {"classifier.bias", "classifier.out_proj.bias"}
+# A bias behind everything else shifts all rewards alike, so pairs give it no gradient (rounding may); everything else
+# must change.
+MAY_STAY = {"classifier.bias", "classifier.out_proj.bias", "transformer.ln_f.bias", "gpt_neox.final_layer_norm.bias"}
 
 
 def build(kind: str) -> PreTrainedModel:
