@@ -140,6 +140,15 @@ _GROUPS: dict[str, dict[str, str]] = {
         "metric_for_best_model": "What best means: a key of the evaluation, such as accuracy.",
         "resume_from_checkpoint": "Folder of the checkpoint to go on from.",
     },
+    "Processes": {
+        "accelerate_config": "",
+        "num_processes": "",
+        "num_machines": "",
+        "machine_rank": "",
+        "main_process_ip": "",
+        "main_process_port": "",
+        "ddp_timeout": "Seconds that a process waits for the others before the run ends with an error.",
+    },
     "Evaluation and logging": {
         "eval_strategy": "When to evaluate: no, steps or epoch.",
         "eval_steps": "Optimizer steps between two evaluations. Not set: as logging_steps.",

@@ -15,7 +15,7 @@ from hf_reward.errors import ConfigurationError
 
 
 if TYPE_CHECKING:
-    from hf_reward.config import DataArguments, ModelArguments, RewardConfig
+    from hf_reward.config import DataArguments, LaunchArguments, ModelArguments, RewardConfig
 
 PROG = "hf_reward-train"
 
@@ -41,9 +41,28 @@ def parse(argv: list[str], *, prog: str = PROG) -> "tuple[RewardConfig, DataArgu
     Raises:
         `ConfigurationError`: A key or a value is not understood; the message says which, and where it stands.
     """
-    if argv and not argv[0].startswith("-"):
-        return _resolve([read_recipe(argv[0]), read_command_line(argv[1:])], prog)
-    return _resolve([read_command_line(argv)], prog)
+    return _resolve(_read(argv), prog)
+
+
+def parse_launch(argv: list[str]) -> "LaunchArguments":
+    """
+    What the same words say about the processes of the run; nothing else is looked at.
+
+    Args:
+        argv (`list[str]`):
+            The arguments of the command, without its name.
+
+    Returns:
+        `LaunchArguments`: How to start them.
+
+    Raises:
+        `ConfigurationError`: A value is not understood.
+    """
+    from hf_reward.config import LaunchArguments
+
+    given = {setting.key: setting for source in _read(argv) for setting in source}
+    keys = [parameter.name for parameter in fields(LaunchArguments)]
+    return LaunchArguments(**{key: _typed(given[key]) for key in keys if key in given})
 
 
 def parse_call(
@@ -106,6 +125,12 @@ def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArgume
             recipe[key] = json.loads(recipe[key])
     plain: dict[str, Any] = _without_secrets(to_plain(recipe))
     return plain
+
+
+def _read(argv: list[str]) -> list[list[Setting]]:
+    if argv and not argv[0].startswith("-"):
+        return [read_recipe(argv[0]), read_command_line(argv[1:])]
+    return [read_command_line(argv)]
 
 
 def _without_secrets(value: Any) -> Any:

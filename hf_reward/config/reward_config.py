@@ -1,6 +1,7 @@
 """What a run can be told beyond `transformers.TrainingArguments`, checked before anything is loaded."""
 
 import math
+import os
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from hf_reward.config.processes import autocast_in_deepspeed, connect
 from hf_reward.errors import ConfigurationError
 
 
@@ -270,6 +272,7 @@ class RewardConfig(TrainingArguments):
         self._given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != default_of(f)}
         self._given.pop("hub_token", None)
         self._check()
+        self._follow_launcher()
         self._choose_precision()
         # transformers renamed these two and warns when the old name is used; TRL's recipes and our default use it.
         # To go when TRL's RewardConfig says `activation_checkpointing`.
@@ -277,7 +280,9 @@ class RewardConfig(TrainingArguments):
             new = old.replace("gradient", "activation")
             if getattr(self, new, MISSING) is None:
                 setattr(self, new, getattr(self, old))
+        connect(self)
         super().__post_init__()
+        autocast_in_deepspeed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # transformers pickles the arguments beside checkpoints that it pushes while training: never with the token.
@@ -367,6 +372,21 @@ class RewardConfig(TrainingArguments):
                 f"`center_rewards_coefficient`: found {self.center_rewards_coefficient!r}, but the scores of "
                 "`loss_type: regression` fix the level of the rewards; leave it out"
             )
+
+    def _follow_launcher(self) -> None:
+        """What `accelerate launch` was told about device and precision counts as if it were said here."""
+        if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1"):
+            self.use_cpu = True
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if asked not in ("bf16", "fp16"):
+            return
+        here = {name for name in ("bf16", "fp16") if getattr(self, name)}
+        if here - {asked} or (asked == "bf16" and self.bf16 is False):
+            raise ConfigurationError(
+                f"`bf16`: found {self.bf16!r} with `fp16` {self.fp16!r}, but the launcher's `mixed_precision` is "
+                f"{asked!r}; expected both to ask for the same"
+            )
+        setattr(self, asked, True)
 
     def _choose_precision(self) -> None:
         accelerator = torch.accelerator.is_available() and not self.use_cpu

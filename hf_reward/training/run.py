@@ -1,6 +1,5 @@
 """The story of a run: from settings to a trained, saved, evaluated and described reward model."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from hf_reward.training.checkpoints import resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
 from hf_reward.training.merged import check_can_merge, merge_trained
-from hf_reward.training.mode import check_world_size, describe_mode
+from hf_reward.training.mode import ModeCheck, check_world_size
 from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
 from hf_reward.training.schedule import pairs_per_step
 from hf_reward.training.setup import fit_tokenizer
 from hf_reward.training.trainer import RewardTrainer
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,7 +73,6 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
             args.output_dir, data_report=data.report, dry_run=describe(args, model_args, tokenizer, data.train)
         )
     trainer = build_trainer(args, model_args, tokenizer, data)
-    logger.info(describe_mode(trainer))
     train_metrics = train(trainer)
     if model_args.merge_adapter:
         merge_trained(trainer, model_args)
@@ -144,6 +139,7 @@ def build_trainer(
         peft_config=lora_config(model_args),
     )
     check_world_size(trainer)
+    trainer.add_callback(ModeCheck(trainer))
     if model_args.merge_adapter:
         check_can_merge(trainer)
     return trainer
