@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 import hf_reward
 from hf_reward.errors import ConfigurationError
 
@@ -53,16 +55,16 @@ def launch(argv: list[str], arguments: "LaunchArguments") -> int:
         `ConfigurationError`: There is no such configuration, or accelerate refuses it.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     name = str(arguments.accelerate_config)
-    os.environ[_STARTED] = name
-    if name == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    words = [*_options(arguments), "-m", "hf_reward.cli.train", *argv]
+    environment = {_STARTED: name} | ({"ACCELERATE_USE_CPU": "true"} if name == "cpu" else {})
     try:
-        launch_command(launch_command_parser().parse_args(words))
+        words = [*_options(arguments), "-m", "hf_reward.cli.train", *argv]
+        with patch_environment(**environment):
+            launch_command(launch_command_parser().parse_args(words))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         print(f"error: process {rank} ended with code {failure.exitcode}", file=sys.stderr)
@@ -71,7 +73,9 @@ def launch(argv: list[str], arguments: "LaunchArguments") -> int:
         return _exit_code(error.returncode)
     except SignalException as error:
         return 128 + error.sigval
-    except (ValueError, TypeError, ImportError, ConnectionError) as error:
+    except ConfigurationError:
+        raise
+    except (ValueError, TypeError, AssertionError, ImportError, ConnectionError, yaml.YAMLError) as error:
         raise ConfigurationError(f"`accelerate_config` {name!r}: accelerate cannot start it: {error}") from error
     return 0
 
@@ -107,7 +111,7 @@ def _options(arguments: "LaunchArguments") -> list[str]:
         "main_process_ip": arguments.main_process_ip,
         "main_process_port": arguments.main_process_port,
     }
-    if arguments.num_processes is None and "num_processes" not in config.read_text(encoding="utf-8"):
+    if arguments.num_processes is None and "num_processes" not in yaml.safe_load(config.read_text(encoding="utf-8")):
         import torch
 
         found = torch.cuda.device_count() * (arguments.num_machines or 1)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from hf_reward.cli.launch import is_launched
 from hf_reward.cli.schema import ParserError, actions, expected, hints, kinds, known_keys, strict_parser
 from hf_reward.cli.sources import Setting, read_command_line, read_recipe, read_values, to_plain
 from hf_reward.config.seed_aliases import SEED_FIELDS, check_refused, combine
@@ -58,11 +59,7 @@ def parse_launch(argv: list[str]) -> "LaunchArguments":
     Raises:
         `ConfigurationError`: A value is not understood.
     """
-    from hf_reward.config import LaunchArguments
-
-    given = {setting.key: setting for source in _read(argv) for setting in source}
-    keys = [parameter.name for parameter in fields(LaunchArguments)]
-    return LaunchArguments(**{key: _typed(given[key]) for key in keys if key in given})
+    return _launch_arguments(_read(argv))
 
 
 def parse_call(
@@ -86,7 +83,14 @@ def parse_call(
         `ConfigurationError`: A key or a value is not understood; the message says which, and where it stands.
     """
     settings = read_values(overrides)
-    return _resolve([settings] if recipe is None else [read_recipe(recipe), settings], prog)
+    sources = [settings] if recipe is None else [read_recipe(recipe), settings]
+    launch = _launch_arguments(sources)
+    if launch.accelerate_config is not None and not is_launched():
+        raise ConfigurationError(
+            f"`accelerate_config`: found {launch.accelerate_config!r}; run_training starts no processes. Run the "
+            "recipe by `hf_reward-train`, or start the script by `accelerate launch` and leave it out."
+        )
+    return _resolve(sources, prog)
 
 
 def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArguments") -> dict[str, Any]:
@@ -131,6 +135,14 @@ def _read(argv: list[str]) -> list[list[Setting]]:
     if argv and not argv[0].startswith("-"):
         return [read_recipe(argv[0]), read_command_line(argv[1:])]
     return [read_command_line(argv)]
+
+
+def _launch_arguments(sources: list[list[Setting]]) -> "LaunchArguments":
+    from hf_reward.config import LaunchArguments
+
+    given = {setting.key: setting for source in sources for setting in source}
+    keys = [parameter.name for parameter in fields(LaunchArguments)]
+    return LaunchArguments(**{key: _typed(given[key]) for key in keys if key in given})
 
 
 def _without_secrets(value: Any) -> Any:

@@ -6,7 +6,7 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,8 +31,8 @@ def connect(args: "RewardConfig") -> None:
     """
     Start the process group of a launched run on CPU, with `ddp_timeout`, and DeepSpeed's communication on it.
 
-    On accelerators `TrainingArguments` does it; on a CPU it leaves the time-out out, and DeepSpeed unconnected, so that
-    ZeRO-3 would take itself for one process when the model is made.
+    On accelerators `TrainingArguments` does it; on a CPU it leaves the time-out out, and DeepSpeed unconnected, so
+    that ZeRO-3 would take itself for one process when the model is made.
 
     Raises:
         `ConfigurationError`: A lock that nobody holds would let DeepSpeed wait for ever.
@@ -66,15 +66,21 @@ def autocast_in_deepspeed(args: "RewardConfig") -> None:
     plugin = args.deepspeed_plugin
     if plugin is None or not args.bf16:
         return
-    if args.deepspeed or "ACCELERATE_DEEPSPEED_CONFIG_FILE" in os.environ:
-        if plugin.deepspeed_config.get("bf16", {}).get("enabled") in (True, "auto"):
-            logger.warning(
-                "deepspeed: the bf16 engine of the configuration file stores the score head in bfloat16 too; "
-                '`"bf16": {}` with `"torch_autocast": {"enabled": true, "dtype": "bfloat16"}` would keep it in float32'
-            )
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+
+    file: Any = args.deepspeed or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    written = HfDeepSpeedConfig(file).config if file else {}
+    if "torch_autocast" in written:
+        return
+    if written.get("bf16"):
+        logger.warning(
+            "deepspeed: the bf16 engine of the configuration file stores the score head in bfloat16 too; leave `bf16` "
+            "out of the file to keep it, and all weights, in float32 and to compute in bfloat16 by autocast"
+        )
         return
     plugin.deepspeed_config |= {"bf16": {}, "torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
-    plugin.set_deepspeed_weakref()
+    if not args.deepspeed:
+        plugin.set_deepspeed_weakref()
 
 
 def check_extension_locks() -> None:
@@ -95,7 +101,9 @@ def check_extension_locks() -> None:
         advice = f"no process on this machine holds {lock}, which a build of an extension left behind"
         if time.time() - lock.stat().st_mtime > _LONGEST_BUILD:
             raise ConfigurationError(f"DeepSpeed would wait for ever: {advice}. Delete this file and start again.")
-        logger.warning("deepspeed: %s; unless another machine is building, delete it, or the run waits for ever", advice)
+        logger.warning(
+            "deepspeed: %s; unless another machine is building, delete it, or the run waits for ever", advice
+        )
 
 
 def _is_open_here(path: Path) -> bool:

@@ -45,7 +45,7 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     files = {single} if single.is_file() else set()
     if index.is_file():
         files |= {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with safe_open(path, framework="pt") as weights:
             shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118

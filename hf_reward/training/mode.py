@@ -70,8 +70,8 @@ def running_mode(trainer: RewardTrainer) -> Mode:
         stage = wrapped.zero_optimization_stage()
         whole = [p for p in trainer.model.parameters() if not hasattr(p, "ds_id")]
         distribution = f"DeepSpeed-ZeRO{stage}" if stage < 3 or not whole else "DeepSpeed with whole weights"
-        bf16 = wrapped.torch_autocast_enabled() or wrapped.bfloat16_enabled()
-        precision = "fp16" if wrapped.fp16_enabled() else "bf16" if bf16 else "no"
+        dtype = wrapped.torch_autocast_dtype() if wrapped.torch_autocast_enabled() else trainer.model.dtype
+        precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "no")
     elif any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()):
         distribution = "FSDP2"
     elif isinstance(wrapped, DistributedDataParallel):

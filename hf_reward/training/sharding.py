@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model
 from hf_reward.modeling.score_head import head_module
 
@@ -27,14 +28,24 @@ def split_head_apart(model: PreTrainedModel | PeftModel, plugin: Any) -> None:
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The model, not yet wrapped.
         plugin (`accelerate.FullyShardedDataParallelPlugin`): How the rest will be wrapped.
+
+    Raises:
+        `ConfigurationError`: The weights are to be sent out by the first process, and the head has more than one row.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = plugin.mixed_precision_policy
     if plugin.fsdp_version != 2 or policy is None:
         return
+    head = head_module(base_model(model))
+    if plugin.cpu_ram_efficient_loading and any(parameter.shape[0] > 1 for parameter in head.parameters()):
+        # accelerate sends the first process's rows as if they were all of them; a head of one row has no others.
+        raise ConfigurationError(
+            f"`fsdp_cpu_ram_efficient_loading`: found true with `bf16` and the {type(head).__name__} of a "
+            f"{type(base_model(model)).__name__}; expected false"
+        )
     plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=policy.param_dtype, reduce_dtype=torch.float32)
-    fully_shard(head_module(base_model(model)), mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+    fully_shard(head, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
 
 
 @contextmanager

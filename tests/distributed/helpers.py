@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 CONFIGS = ROOT / "recipes" / "accelerate_configs"
 # Seconds that a launch may take, on a loaded machine, and the time-out of the collectives in it.
-LIMIT, DDP_TIMEOUT = 240, 120
+LIMIT, DDP_TIMEOUT = 300, 120
 
 SETTINGS = {
     "eval_strategy": "epoch",

@@ -1,6 +1,7 @@
 """
-Runs several command lines of `hf_reward-train` one after the other in the processes that a launcher started, and writes
-down what it sees of each: `worker.py CASES.json [--pretend_gpus]`, with a list of command lines in the file.
+Runs several command lines of `hf_reward-train` one after the other in the processes that a launcher started, and
+writes down what it sees of each: `worker.py CASES.json [--pretend_gpus] [--no_builds]`, a list of command lines in the
+file.
 
 `--pretend_gpus` is the shim for FSDP2: accelerate shards only on accelerators, so for the moment in which it decides,
 the processes are said to be on XPUs. It depends on the inside of accelerate and has its place in tests alone.
@@ -96,6 +97,14 @@ def main() -> int:
         return trainer
 
     story.build_trainer = build_observed
+    evaluate = story.evaluate
+
+    def evaluate_observed(*args: Any) -> Any:
+        metrics, scored = evaluate(*args)
+        observers[-1].seen["rewards"] = [[pair.chosen_reward, pair.rejected_reward] for pair in scored]
+        return metrics, scored
+
+    story.evaluate = evaluate_observed
     for argv in json.loads(Path(sys.argv[1]).read_text()):
         began = time.monotonic()
         with exit_code() as outcome, log_on_terminal():
