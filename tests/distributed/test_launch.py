@@ -138,7 +138,9 @@ def test_a_launch_that_came_to_one_process_is_refused(tmp_path: Path, monkeypatc
 def test_precision_of_launcher_and_recipe_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert RewardConfig(str(tmp_path), report_to="none").bf16 is True
-    with pytest.raises(ConfigurationError, match=r"`bf16`: found False with .* launcher's `mixed_precision` is 'bf16'"):
+    with pytest.raises(
+        ConfigurationError, match=r"`bf16`: found False with .* launcher's `mixed_precision` is 'bf16'"
+    ):
         RewardConfig(str(tmp_path), bf16=False, report_to="none")
 
 

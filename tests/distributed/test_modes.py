@@ -176,9 +176,10 @@ def test_the_mode_asked_for_ran_and_the_head_stayed_in_float32(several: tuple[Mo
 
 
 def test_two_processes_train_like_one(several: tuple[Mode, dict[str, Any]], one: dict[str, Any]) -> None:
-    # Seven rows in global batches of four: accelerate repeats a row in the last one, and it must weigh nothing.
+    # Seven rows in global batches of four: accelerate repeats a row in the last one, and it must weigh nothing; after
+    # a resume too, where its loader does not know how many rows are left.
     for case, run in several[1].items():
-        if "bf16" in case or case == "resumed":
+        if "bf16" in case:
             continue
         assert len(losses(run)) == 6
         for name in ("loss", "reward_margin", "chosen_reward", "reward_std"):
