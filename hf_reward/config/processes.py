@@ -63,8 +63,7 @@ def autocast_in_deepspeed(args: "RewardConfig") -> None:
     Its own bf16 engine would store every weight in bfloat16, the score head's too. The empty `bf16` entry keeps
     accelerate from turning that engine on.
     """
-    plugin = args.deepspeed_plugin
-    if plugin is None or not args.bf16:
+    if not args.bf16 or not uses_deepspeed(args):
         return
     from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
@@ -78,6 +77,7 @@ def autocast_in_deepspeed(args: "RewardConfig") -> None:
             "out of the file to keep it, and all weights, in float32 and to compute in bfloat16 by autocast"
         )
         return
+    plugin: Any = args.deepspeed_plugin
     plugin.deepspeed_config |= {"bf16": {}, "torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
     if not args.deepspeed:
         plugin.set_deepspeed_weakref()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -27,7 +28,7 @@ class Mode:
     How the processes of a run share the work.
 
     Attributes:
-        distribution (`str`): `"single"`, `"DDP"`, `"DeepSpeed-ZeRO1"` to `3`, or `"FSDP2"`.
+        distribution (`str`): `"single"`, `"DDP"`, `"DeepSpeed-ZeRO1"` to `3`, `"FSDP1"` or `"FSDP2"`.
         processes (`int`): Their number, on all machines.
         precision (`str`): `"no"`, `"bf16"` or `"fp16"` mixed precision.
     """
@@ -63,18 +64,26 @@ def asked_mode(args: RewardConfig) -> Mode:
 
 def running_mode(trainer: RewardTrainer) -> Mode:
     """What the wrapped model of a trainer that is about to make its first step shows."""
-    wrapped: Any = trainer.model_wrapped
+    # `torch.compile` wraps once more.
+    wrapped: Any = getattr(trainer.model_wrapped, "_orig_mod", trainer.model_wrapped)
     accelerator = trainer.accelerator
     precision = str(accelerator.mixed_precision)
     if hasattr(wrapped, "zero_optimization_stage"):
         stage = wrapped.zero_optimization_stage()
         whole = [p for p in trainer.model.parameters() if not hasattr(p, "ds_id")]
         distribution = f"DeepSpeed-ZeRO{stage}" if stage < 3 or not whole else "DeepSpeed with whole weights"
-        dtype = wrapped.torch_autocast_dtype() if wrapped.torch_autocast_enabled() else trainer.model.dtype
-        precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "no")
+        if wrapped.torch_autocast_enabled():
+            precision = "fp16" if wrapped.torch_autocast_dtype() == torch.float16 else "bf16"
+        elif wrapped.bfloat16_enabled() or wrapped.fp16_enabled():
+            # A ZeRO-3 model that was made before its engine may have kept other weights than the engine thinks.
+            precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(trainer.model.dtype, "no")
+        else:
+            precision = "no"
     elif any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()):
         distribution = "FSDP2"
-    elif isinstance(wrapped, DistributedDataParallel):
+    elif isinstance(wrapped, FullyShardedDataParallel):
+        distribution = "FSDP1"
+    elif isinstance(wrapped, DistributedDataParallel) and accelerator.num_processes > 1:
         distribution = "DDP"
     else:
         distribution = "single"
@@ -91,8 +100,9 @@ def describe_mode(trainer: RewardTrainer) -> str:
     """
     mode = running_mode(trainer)
     backend = f" backend={torch.distributed.get_backend()}" if mode.processes > 1 else ""
-    dtype = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast"}.get(mode.precision)
-    dtype = dtype or str(trainer.model.dtype).removeprefix("torch.")
+    stored = str(trainer.model.dtype).removeprefix("torch.")
+    computed = {"bf16": "bfloat16", "fp16": "float16"}.get(mode.precision, stored)
+    dtype = stored if computed == stored else f"{computed} autocast"
     return f"mode={mode.distribution} world={mode.processes}{backend} device={trainer.args.device.type} dtype={dtype}"
 
 

@@ -14,7 +14,17 @@ from hf_reward import ConfigurationError, RewardConfig, run_training
 from hf_reward.cli.launch import find_config
 from hf_reward.cli.train import main
 from hf_reward.training.mode import asked_mode
-from tests.distributed.helpers import CONFIGS, accelerate, finish, options, prepare, run, start, torchrun
+from tests.distributed.helpers import (
+    CONFIGS,
+    accelerate,
+    finish,
+    needs_deepspeed,
+    options,
+    prepare,
+    run,
+    start,
+    torchrun,
+)
 
 
 LAUNCHER_VARIABLES = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION")
@@ -188,3 +198,23 @@ def test_lines_that_silently_run_one_process_are_refused(how: list[str], tmp_pat
     command = [*accelerate("ddp")[:4], *how, "--num_processes", "2", "-m", "hf_reward.cli.train"]
     output = run([*command, *options(output_dir=tmp_path / "out", **prepare(tmp_path).settings())], code=1)
     assert "asked for several processes and started one" in output
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_launch_of_one_process_is_one_process(tmp_path: Path) -> None:
+    recipe = options(output_dir=tmp_path / "out", **prepare(tmp_path).settings())
+    output = run([*torchrun(1), "-m", "hf_reward.cli.train", *recipe])
+    assert "mode=single world=1 device=cpu dtype=float32" in output
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.timeout(900)
+@needs_deepspeed
+def test_the_command_starts_deepspeed_with_its_own_communication(tmp_path: Path) -> None:
+    recipe = [*options(output_dir=tmp_path / "out", **prepare(tmp_path).settings()), "--num_processes", "2"]
+    command = [sys.executable, "-m", "hf_reward.cli.train", *recipe, "--accelerate_config", "zero3"]
+    code, output = finish(start(command), limit=600)  # the first time it is compiled
+    assert code == 0, output[-3000:]
+    assert output.count("mode=DeepSpeed-ZeRO3 world=2 backend=gloo device=cpu dtype=float32") == 1

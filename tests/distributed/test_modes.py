@@ -196,6 +196,8 @@ def test_two_processes_train_like_one(several: tuple[Mode, dict[str, Any]], one:
 def test_bfloat16_stays_near_one_process(several: tuple[Mode, dict[str, Any]], one: dict[str, Any]) -> None:
     for case in (case for case in several[1] if "bf16" in case):
         assert losses(several[1][case]) == pytest.approx(losses(one[case]), abs=0.05), case
+        exact = losses(one[case.removesuffix("_bf16")])[0]
+        assert losses(several[1][case])[0] != pytest.approx(exact, abs=1e-5), f"{case} was computed in float32"
         assert several[1][case]["weights"].keys() == one[case]["weights"].keys()
 
 
