@@ -21,6 +21,7 @@ steps. --help all lists every key, with those of transformers.TrainingArguments.
 Examples:
   hf_reward-train recipe.yaml
   hf_reward-train recipe.yaml --learning_rate 2e-5 --output_dir output/second
+  hf_reward-train recipe.yaml --accelerate_config zero3
   hf_reward-train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name pairs.jsonl \\
       --output_dir output/first --dry_run
 """

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -75,7 +75,7 @@ def launch(argv: list[str], arguments: "LaunchArguments") -> int:
         return 128 + error.sigval
     except ConfigurationError:
         raise
-    except (ValueError, TypeError, AssertionError, ImportError, ConnectionError, yaml.YAMLError) as error:
+    except (ValueError, ImportError, ConnectionError, yaml.YAMLError) as error:
         raise ConfigurationError(f"`accelerate_config` {name!r}: accelerate cannot start it: {error}") from error
     return 0
 
@@ -111,7 +111,7 @@ def _options(arguments: "LaunchArguments") -> list[str]:
         "main_process_ip": arguments.main_process_ip,
         "main_process_port": arguments.main_process_port,
     }
-    if arguments.num_processes is None and "num_processes" not in yaml.safe_load(config.read_text(encoding="utf-8")):
+    if arguments.num_processes is None and "num_processes" not in _read(config):
         import torch
 
         found = torch.cuda.device_count() * (arguments.num_machines or 1)
@@ -122,6 +122,13 @@ def _options(arguments: "LaunchArguments") -> list[str]:
             )
         values["num_processes"] = found
     return [text for key, value in values.items() if value is not None for text in (f"--{key}", str(value))]
+
+
+def _read(config: Path) -> dict[str, Any]:
+    written = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if not isinstance(written, dict):
+        raise ConfigurationError(f"`accelerate_config`: {str(config)!r} is no configuration of accelerate")
+    return written
 
 
 def _exit_code(code: int) -> int:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from hf_reward.errors import ConfigurationError
+
 
 @dataclass
 class LaunchArguments:
@@ -22,6 +24,10 @@ class LaunchArguments:
             Address of machine 0.
         main_process_port (`int`, *optional*):
             Port of machine 0 that the others connect to.
+
+    Raises:
+        `ConfigurationError`: A number is too small, the processes cannot be shared out evenly among the machines, or
+        one of several machines is not told its number or where machine 0 is.
     """
 
     accelerate_config: str | None = field(
@@ -39,3 +45,22 @@ class LaunchArguments:
     main_process_port: int | None = field(
         default=None, metadata={"help": "Port of machine 0 that the other machines connect to."}
     )
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("num_processes", 1), ("num_machines", 1), ("machine_rank", 0)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigurationError(f"`{name}`: found {value!r}; expected a whole number, {smallest} or more")
+        machines = self.num_machines or 1
+        if (self.machine_rank or 0) >= machines and self.num_machines is not None:
+            raise ConfigurationError(
+                f"`machine_rank`: found {self.machine_rank!r} of {machines} machines; expected 0 to {machines - 1}"
+            )
+        if self.num_processes is not None and self.num_processes % machines:
+            raise ConfigurationError(
+                f"`num_processes`: found {self.num_processes!r} for {machines} machines; expected a multiple of "
+                f"{machines}, because it counts the processes of all machines together"
+            )
+        for name in ("machine_rank", "main_process_ip", "main_process_port"):
+            if machines > 1 and getattr(self, name) is None:
+                raise ConfigurationError(f"`{name}`: found nothing; expected it with {machines} machines")

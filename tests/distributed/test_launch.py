@@ -40,9 +40,13 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Namespace, dict[str, str]]]:
     """What `accelerate launch` would be told, with its environment."""
     calls: list[tuple[Namespace, dict[str, str]]] = []
-    monkeypatch.setattr(
-        "accelerate.commands.launch.launch_command", lambda args: calls.append((args, dict(os.environ)))
-    )
+
+    def launch_command(args: Namespace) -> None:
+        if args.config_file.endswith(".py"):
+            raise ValueError("this is no YAML")
+        calls.append((args, dict(os.environ)))
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launch_command)
     return calls
 
 
@@ -91,6 +95,20 @@ def test_the_keys_may_stand_in_the_recipe_and_cpu_means_cpu(tmp_path: Path, told
         (["--accelerate_config", "zero4"], "'zero4'; expected one of cpu, ddp, fsdp2, zero1, zero2, zero3, or a file"),
         (["--accelerate_config", "cpu"], "`num_processes`: found nothing"),
         (["--accelerate_config", "cpu", "--num_processes", "two"], "`num_processes`: found 'two'; expected a whole"),
+        (
+            ["--accelerate_config", "cpu", "--num_processes", "0"],
+            "`num_processes`: found 0; expected a whole number, 1",
+        ),
+        (["--accelerate_config", __file__, "--num_processes", "2"], "accelerate cannot start it"),
+        (["--accelerate_config", "ddp", "--num_processes", "5", "--num_machines", "2"], "found 5 for 2 machines"),
+        (
+            ["--accelerate_config", "ddp", "--num_processes", "4", "--num_machines", "2"],
+            "`machine_rank`: found nothing",
+        ),
+        (
+            ["--num_processes", "4", "--num_machines", "2", "--machine_rank", "2"],
+            "`machine_rank`: found 2 of 2 machines",
+        ),
     ],
 )
 def test_what_cannot_be_launched_is_said(
