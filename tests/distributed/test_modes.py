@@ -74,7 +74,14 @@ MODES = {
     "one": Mode(lambda _: [sys.executable], "mode=single world=1"),
     "ddp": Mode(lambda _: torchrun(), "mode=DDP world=2 backend=gloo"),
     "zero2": Mode(lambda _: accelerate("zero2"), "mode=DeepSpeed-ZeRO2 world=2 backend=gloo", flags=DEEPSPEED),
-    "zero3": Mode(lambda _: accelerate("zero3"), "mode=DeepSpeed-ZeRO3 world=2 backend=gloo", "ZeRO-3", DEEPSPEED),
+    # With DeepSpeed's own file under torchrun, where its communication must start before the model is made.
+    "zero3": Mode(
+        lambda _: torchrun(),
+        "mode=DeepSpeed-ZeRO3 world=2 backend=gloo",
+        "ZeRO-3",
+        DEEPSPEED,
+        {"deepspeed": "zero3.json"},
+    ),
     "fsdp2": Mode(lambda _: accelerate("fsdp2"), "mode=FSDP2 world=2 backend=gloo", "DTensor", FSDP),
 }
 EVERY = (*CASES, *MORE_CASES)
@@ -84,7 +91,7 @@ SLOW_MODES = {
         lambda _: accelerate("zero1"), "mode=DeepSpeed-ZeRO1 world=2 backend=gloo", flags=DEEPSPEED, cases=EVERY
     ),
     "zero2": Mode(MODES["zero2"].launcher, MODES["zero2"].line, flags=DEEPSPEED, cases=EVERY),
-    "zero3": Mode(MODES["zero3"].launcher, MODES["zero3"].line, "ZeRO-3", DEEPSPEED, cases=EVERY),
+    "zero3": Mode(lambda _: accelerate("zero3"), MODES["zero3"].line, "ZeRO-3", DEEPSPEED, cases=EVERY),
     "zero3_torchrun": Mode(
         lambda _: torchrun(), MODES["zero3"].line, "ZeRO-3", DEEPSPEED, {"deepspeed": "zero3.json"}, EVERY
     ),

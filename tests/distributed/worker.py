@@ -8,6 +8,7 @@ the processes are said to be on XPUs. It depends on the inside of accelerate and
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,8 @@ from hf_reward.modeling.score_head import head_module
 from hf_reward.training import run as story
 
 
-STARTED = time.monotonic()
+# When the launcher was started; `first_step` counts from there for the first command line.
+STARTED = float(os.environ.get("STARTED") or time.time())
 
 
 class Seen(TrainerCallback):
@@ -55,7 +57,7 @@ class Seen(TrainerCallback):
         self.seen["outputs"].append(str(output.dtype))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seen.setdefault("first_step", time.monotonic() - STARTED)
+        self.seen.setdefault("first_step", time.time() - STARTED)
 
 
 def _split(parameter: Any) -> str:
@@ -106,7 +108,6 @@ def main() -> int:
 
     story.evaluate = evaluate_observed
     for argv in json.loads(Path(sys.argv[1]).read_text()):
-        began = time.monotonic()
         with exit_code() as outcome, log_on_terminal():
             arguments = parse(argv)
             story.run(*arguments)
@@ -115,9 +116,8 @@ def main() -> int:
         observer = observers.pop()
         for hook in observer.hooks:
             hook.remove()
-        seen = observer.seen | {"wall": time.monotonic() - began}
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        Path(str(arguments[0].output_dir), f"seen-{rank}.json").write_text(json.dumps(seen))
+        Path(str(arguments[0].output_dir), f"seen-{rank}.json").write_text(json.dumps(observer.seen))
     return 0
 
 
