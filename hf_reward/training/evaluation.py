@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -38,11 +39,11 @@ class ExactEvaluation(Trainer):
         state = self.accelerator.gradient_state
         if self.accelerator.num_processes == 1 or not state.end_of_dataloader:
             return
-        remainder = state.remainder
-        dataset: Any = getattr(state.active_dataloader, "dataset", None)
-        if remainder < 0 and hasattr(dataset, "__len__"):
+        remainder, loader = state.remainder, state.active_dataloader
+        skipped = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
+        if remainder < 0 and isinstance(skipped, BatchSamplerShard):
             # The loader of a resumed run, which skips the batches that were seen, does not know.
-            remainder = len(dataset) % (batch_size * self.accelerator.num_processes)
+            remainder = len(loader.dataset) % (batch_size * self.accelerator.num_processes)
         if remainder <= 0:
             return
         weight = batch["weight"]
