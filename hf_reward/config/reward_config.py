@@ -36,6 +36,7 @@ _REQUIRED_COUNTS = {
     "skip_non_finite_steps": 0,
     "eval_sample_pairs": 0,
 }
+BATCH_LAYOUTS = ("auto", "shared_prompt", "packed", "padded")
 _OPTIONAL_COUNTS = {
     "max_length": 1,
     "max_prompt_length": 1,
@@ -43,6 +44,7 @@ _OPTIONAL_COUNTS = {
     "dataset_num_proc": 1,
     "num_evals": 0,
     "total_episodes": 1,
+    "max_tokens_per_batch": 1,
 }
 
 
@@ -93,6 +95,13 @@ class RewardConfig(TrainingArguments):
         pad_to_multiple_of (`int` or `str`, *optional*):
             Rounds the padded length up to a multiple of this, in tokens. `"auto"` is read as `None`.
 
+        batch_layout (`str`, *optional*, defaults to `"auto"`):
+            How completions lie in a batch: `"shared_prompt"` computes every prompt once and no padding, `"packed"`
+            whole sequences without padding, `"padded"` one row for each completion. `"auto"` takes the fastest that
+            gives the padded layout's rewards for this model and data, which is seen before training.
+        max_tokens_per_batch (`int`, *optional*):
+            Tokens of one batch on one process, as they are laid out, instead of `per_device_train_batch_size`.
+
         > Parameters that control the training
 
         loss_type (`str`, *optional*, defaults to `"bradley_terry"`):
@@ -123,7 +132,8 @@ class RewardConfig(TrainingArguments):
     > These parameters have default values different from [`~transformers.TrainingArguments`]:
     > - `learning_rate`: `1e-5` instead of `5e-5` (the command takes `1e-4` with `use_peft`).
     > - `logging_steps`: `10` instead of `500`.
-    > - `gradient_checkpointing`: `True` instead of `False`.
+    > - `gradient_checkpointing`: on instead of off where rows are padded; off in the layouts without padding, which
+    >   need less memory.
     > - `bf16`: on where the accelerator has bfloat16 and `fp16` is not asked for.
     > - `logging_nan_inf_filter`: `False` instead of `True`, so that a NaN shows in the log.
 
@@ -148,9 +158,13 @@ class RewardConfig(TrainingArguments):
         metadata={"help": "Optimizer steps between two log lines; below 1, a fraction of the run's steps."},
     )
     gradient_checkpointing: bool | None = field(
-        default=True,
+        default=None,
         metadata={
-            "help": "Compute activations again in the backward pass instead of storing them: less memory, slower."
+            "help": "Compute activations again in the backward pass instead of storing them: less memory, slower. "
+            "Not set: on where rows are padded, off in the layouts without padding.",
+            # A bare `--gradient_checkpointing` means true.
+            "nargs": "?",
+            "const": True,
         },
     )
     bf16: bool | None = field(  # type: ignore[assignment]  # None until this machine is looked at
@@ -227,6 +241,18 @@ class RewardConfig(TrainingArguments):
         default=None, metadata={"help": "Round the padded length up to a multiple of this, in tokens."}
     )
 
+    batch_layout: Literal["auto", "shared_prompt", "packed", "padded"] = field(
+        default="auto",
+        metadata={
+            "help": "How completions lie in a batch: shared_prompt (every prompt computed once, no padding), packed "
+            "(no padding), padded, or auto: the fastest that is exact for this model and data."
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of one batch on one process, instead of per_device_train_batch_size."},
+    )
+
     # Parameters that control the training
     loss_type: Literal["bradley_terry", "plackett_luce", "regression"] = field(
         default="bradley_terry",
@@ -280,9 +306,18 @@ class RewardConfig(TrainingArguments):
             new = old.replace("gradient", "activation")
             if getattr(self, new, MISSING) is None:
                 setattr(self, new, getattr(self, old))
+        # Until the layout of the batches is known; transformers reads `None` as off.
+        self._checkpointing_is_open = self.activation_checkpointing is None
         connect(self)
         super().__post_init__()
         autocast_in_deepspeed(self)
+
+    def checkpoint_activations(self, by_default: bool) -> bool:
+        """Whether activations are computed again in the backward pass; `by_default` settles what was left open."""
+        if self._checkpointing_is_open:
+            self.gradient_checkpointing = self.activation_checkpointing = by_default
+            self._checkpointing_is_open = False
+        return bool(self.activation_checkpointing)
 
     def __getstate__(self) -> dict[str, Any]:
         # transformers pickles the arguments beside checkpoints that it pushes while training: never with the token.
@@ -337,6 +372,10 @@ class RewardConfig(TrainingArguments):
             raise ConfigurationError(f"`center_rewards_coefficient`: found {coefficient!r}; expected a finite number")
         if self.overlong not in ("drop", "truncate_prompt"):
             raise ConfigurationError(f"`overlong`: found {self.overlong!r}; expected drop or truncate_prompt")
+        if self.batch_layout not in BATCH_LAYOUTS:
+            raise ConfigurationError(
+                f"`batch_layout`: found {self.batch_layout!r}; expected one of {', '.join(BATCH_LAYOUTS)}"
+            )
         if self.score_head_init not in ("normal", "library"):
             raise ConfigurationError(f"`score_head_init`: found {self.score_head_init!r}; expected normal or library")
 

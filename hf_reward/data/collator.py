@@ -7,29 +7,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_reward.data.layouts import BatchLayout, lay_out
 from hf_reward.errors import DataError
 
 
 @dataclass
 class PreferenceCollator:
     """
-    Pad tokenised preference pairs (or larger ranked groups) into one batch for a single forward pass.
+    Lay tokenised preference pairs (or larger ranked groups) out as one batch for a single forward pass.
 
-    Token rows stand rank by rank: the best completion of every group first, then all second ones, so for pairs row `i`
-    and row `i + P` are the chosen and the rejected side of pair `i`. Rewards, in contrast, come out group by group, in
-    the order of `reward_positions`. Padding goes on the right, so real tokens keep the positions they had alone.
+    In the `padded` layout token rows stand rank by rank: the best completion of every group first, then all second
+    ones, so for pairs row `i` and row `i + P` are the chosen and the rejected side of pair `i`; padding goes on the
+    right. In the other two, everything lies in one row without padding: whole sequences one after another (`packed`),
+    or group after group the prompt once and the completions behind it (`shared_prompt`). In all of them real tokens
+    keep the positions they had alone, and rewards come out group by group, in the order of `reward_positions`.
 
     Args:
         pad_token_id (`int`):
             Id written into padding positions. Padding is recognised by `attention_mask`, never by this id.
         pad_to_multiple_of (`int`, *optional*):
             Round the padded length L up to a multiple of this number of tokens.
+        layout (`str`, *optional*, defaults to `"padded"`):
+            `"padded"`, `"packed"` or `"shared_prompt"`. It may be changed between two iterations of a data loader.
 
     Shape:
-        With G groups, S sequences (S = 2G for pairs) and L the longest sequence, in tokens:
+        With G groups, S sequences (S = 2G for pairs), L the longest sequence and T the tokens of the one row:
 
-        - `input_ids`, `attention_mask` (`torch.long`): (S, L)
-        - `reward_positions` (`torch.long`, places in the flattened (S * L) token grid, group after group): (S,)
+        - `input_ids` (`torch.long`): (S, L), or (1, T)
+        - `attention_mask` (`torch.long`, only if padded): (S, L)
+        - `position_ids` (`torch.long`, unless padded): (1, T)
+        - `group_spans` (tuples of `int`, unless padded: the length of the shared prompt, and of every completion
+          behind it): G entries
+        - `reward_positions` (`torch.long`, places in the flattened token grid, group after group): (S,)
         - `group_sizes` (a tuple of `int`, read on the host without waiting for the device): G entries
         - `group_tokens` (`torch.long`, real tokens of each group): (G,)
         - `completion_tokens` (`torch.long`, tokens after the prompt, only if `prompt_length` is known): (S,)
@@ -56,30 +65,31 @@ class PreferenceCollator:
     [3, 2, 2, 1]
     >>> batch["reward_positions"].tolist(), batch["group_sizes"]
     ([2, 7, 4, 9], (2, 2))
+
+    The same two pairs without padding, each prompt once:
+
+    >>> collate.layout = "shared_prompt"
+    >>> batch = collate([
+    ...     {"chosen_input_ids": [5, 6, 7], "rejected_input_ids": [5, 8]},
+    ...     {"chosen_input_ids": [5, 9], "rejected_input_ids": [5]},
+    ... ])
+    >>> batch["input_ids"].tolist(), batch["position_ids"].tolist()
+    ([[5, 6, 7, 8, 5, 9]], [[0, 1, 2, 1, 0, 1]])
+    >>> batch["reward_positions"].tolist(), batch["group_spans"]
+    ([2, 3, 5, 4], ((1, (2, 1)), (1, (1, 0))))
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    layout: BatchLayout = "padded"
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make one batch of tokenised rows."""
         if not rows:
             raise DataError("PreferenceCollator received no rows; the batch size must be at least 1.")
-        groups = [_completions(row, number) for number, row in enumerate(rows)]
-        ranked = sorted((rank, number) for number, group in enumerate(groups) for rank in range(len(group)))
-        sequences = [groups[number][rank] for rank, number in ranked]
-        input_ids, attention_mask = self._pad(sequences)
-        row_of = {place: row for row, place in enumerate(ranked)}
-        length = input_ids.shape[1]
-        positions = [
-            row_of[rank, number] * length + len(completion) - 1
-            for number, group in enumerate(groups)
-            for rank, completion in enumerate(group)
-        ]
+        groups = [completions_of(row, number) for number, row in enumerate(rows)]
         batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "reward_positions": torch.tensor(positions),
+            **lay_out(groups, self.layout, self.pad_token_id, self.pad_to_multiple_of or 1),
             "group_sizes": tuple(len(group) for group in groups),
             "group_tokens": torch.tensor([sum(map(len, group)) for group in groups]),
             "weight": torch.tensor([_number(row, "weight", 1.0) for row in rows], dtype=torch.float32),
@@ -92,18 +102,14 @@ class PreferenceCollator:
             batch["subset"] = tuple(row.get("subset") or "" for row in rows)
         return batch | _optional(rows, [len(group) for group in groups])
 
-    def _pad(self, sequences: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(sequence) for sequence in sequences])
-        multiple = self.pad_to_multiple_of or 1
-        padded_length = -(-int(lengths.max()) // multiple) * multiple
-        input_ids = torch.full((len(sequences), padded_length), self.pad_token_id, dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            input_ids[row, : len(sequence)] = torch.as_tensor(sequence)
-        attention_mask = (torch.arange(padded_length) < lengths.unsqueeze(1)).long()
-        return input_ids, attention_mask
 
+def completions_of(row: Mapping[str, Any], number: int = 0) -> list[Sequence[int]]:
+    """
+    Token ids of every completion of a tokenised row, best first; each with the prompt in front of it.
 
-def _completions(row: Mapping[str, Any], number: int) -> list[Sequence[int]]:
+    Raises:
+        `DataError`: The row has no such columns, fewer than two completions, or one without tokens.
+    """
     if "completion_input_ids" in row:
         group = list(row["completion_input_ids"])
     else:

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
+from hf_reward.data.layouts import GroupSpans
 from hf_reward.errors import ConfigurationError
+from hf_reward.modeling.shared_prompt import UnsupportedAttentionError, rows_without_padding
 
 
 # Where a bound module keeps the forward that it had on its instance (`None`: that of its class).
@@ -106,6 +108,8 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
     `logits`; called without, it does what it always did. Models that have a `score` module (decoders) apply it to the
     hidden states at these positions only. The others (encoders) keep their own pooling and head, and the position
     tells the row. The head itself computes in float32, inside its own call, so that every wrapper sees it.
+
+    With `group_spans`, the one row of `input_ids` holds groups without padding; see `modeling/shared_prompt.py`.
     """
     if _OWN in model.__dict__:
         return
@@ -113,12 +117,18 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
     original = model.forward
     at_last_token = reads_last_token(model)
 
-    def forward(self: PreTrainedModel, *args: Any, reward_positions: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        reward_positions: Tensor | None = None,
+        group_spans: GroupSpans | None = None,
+        **kwargs: Any,
+    ) -> Any:
         if reward_positions is None:
             return original(*args, **kwargs)
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         if at_last_token:
-            hidden = getattr(self, self.base_model_prefix)(**kwargs, use_cache=False).last_hidden_state
+            hidden = _hidden_states(self, kwargs, group_spans)
             # Looked up here, because an adapter may have put a copy of the head in its place since.
             rewards = head_module(self)(hidden.flatten(0, 1)[reward_positions])
         else:
@@ -130,6 +140,23 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
     for module, bound in forwards:
         module.__dict__[_OWN] = module.__dict__.get("forward")
         module.forward = MethodType(bound, module)
+
+
+def _hidden_states(model: PreTrainedModel, inputs: dict[str, Any], spans: GroupSpans | None) -> Tensor:
+    """What the backbone makes of the token rows; every layer must attend within the groups that they hold, if any."""
+    backbone = getattr(model, model.base_model_prefix)
+    if spans is None:
+        hidden: Tensor = backbone(**inputs, use_cache=False).last_hidden_state
+        return hidden
+    inputs = inputs | rows_without_padding(spans, inputs["input_ids"].device)
+    hidden = backbone(**inputs, use_cache=False).last_hidden_state
+    calls, layers = inputs["attention_plan"].calls, model.config.get_text_config().num_hidden_layers
+    if calls != layers:
+        raise UnsupportedAttentionError(
+            f"{calls} of the {layers} layers of {type(model).__name__} use transformers' attention interface, so rows "
+            "without padding would be computed wrongly; use `batch_layout: padded`"
+        )
+    return hidden
 
 
 def release_reward_forward(model: nn.Module) -> dict[nn.Module, Any]:

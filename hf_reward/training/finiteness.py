@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_reward.config import RewardConfig
+from hf_reward.data.layouts import best_completions
 from hf_reward.errors import RunError
 
 
@@ -131,15 +132,9 @@ class FiniteSteps(Trainer):
 
     def _rows(self, micro: _MicroStep, only_bad: bool) -> list[int | str]:
         """Numbers (from 0) in the training data of a micro-batch's groups."""
-        numbers: list[int | str] = []
-        ids, mask = micro.batch["input_ids"], micro.batch["attention_mask"].bool()
-        first = 0
-        for group, size in enumerate(micro.batch["group_sizes"]):
-            if not (only_bad and torch.isfinite(micro.losses[group])):
-                row = int(micro.batch["reward_positions"][first]) // ids.shape[1]
-                numbers.append(self._row_of(ids[row][mask[row]].tolist()))
-            first += size
-        return numbers
+        best = best_completions(micro.batch)
+        wanted = [not (only_bad and torch.isfinite(loss)) for loss in micro.losses]
+        return [self._row_of(ids) for ids, is_wanted in zip(best, wanted, strict=True) if is_wanted]
 
     def _row_of(self, chosen: list[int]) -> int | str:
         """The row of the training data with these tokens on its preferred side, or how that side starts."""

@@ -26,7 +26,7 @@ from hf_reward.modeling.score_head import last_token_positions
 
 T = TypeVar("T")
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "group_spans")
 # Columns that only the losses over pairs know how to use.
 PAIR_COLUMNS = ("margin", "chosen_probability", "tie")
 

@@ -25,6 +25,7 @@ from hf_reward.modeling.loading import (
 )
 from hf_reward.modeling.score_head import bind_reward_forward, keep_head_in_float32
 from hf_reward.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from hf_reward.training.layout import only_padded
 from hf_reward.training.objective import check_loss_columns
 
 
@@ -89,14 +90,16 @@ def finish_model(
 ) -> PreTrainedModel | PeftModel:
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = base_model(model)
-    check_activation_checkpointing(base, args.gradient_checkpointing, args.gradient_checkpointing_kwargs)
+    padded = args.batch_layout == "padded" or only_padded(args, model) is not None
+    checkpointing = args.checkpoint_activations(by_default=padded)
+    check_activation_checkpointing(base, checkpointing, args.gradient_checkpointing_kwargs)
     prepare_model(base, tokenizer)
     keep_head_in_float32(base)
     bind_reward_forward(base)
     if peft_config is not None:
         model = add_adapter(model, peft_config)
     check_head_trains(model)
-    if isinstance(model, PeftModel) and args.gradient_checkpointing:
+    if isinstance(model, PeftModel) and checkpointing:
         # Frozen embeddings would cut the graph before the first checkpoint.
         model.enable_input_require_grads()
     if args.disable_dropout:

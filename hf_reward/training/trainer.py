@@ -19,11 +19,11 @@ from hf_reward.data.collator import PreferenceCollator
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
 from hf_reward.modeling.saved import check_saved_weights
-from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
+from hf_reward.training.batches import LaidOutBatches
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
-from hf_reward.training.checkpoints import WholeCheckpoints
 from hf_reward.training.evaluation import ExactEvaluation
 from hf_reward.training.finiteness import FiniteSteps
+from hf_reward.training.layout import LayoutChoice, choose_layout
 from hf_reward.training.objective import (
     PreferenceOutputs,
     complete_batch,
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 Datasets: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
 
-class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
+class RewardTrainer(ExactEvaluation, FiniteSteps, LaidOutBatches):
     """
     Train a model to give the preferred of two completions the higher reward.
 
@@ -113,7 +113,7 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = RewardConfig(output_dir=f"{Path(name).name or 'model'}-Reward")
-        self._model_is_the_users = not isinstance(model, str)
+        model_is_the_users = not isinstance(model, str)
         model, processing_class = prepare_reward_model(
             model, args, processing_class, quantization_config=quantization_config, peft_config=peft_config
         )
@@ -126,14 +126,22 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
             # Dispatching would concatenate batches of different lengths from several processes.
             accelerator_config: Any = args.accelerator_config  # an `AcceleratorConfig` since `args` was made
             accelerator_config.dispatch_batches = False
-        multiple: Any = args.pad_to_multiple_of  # a number or None since `args` was made
+        train_dataset = prepare_dataset(train_dataset, processing_class, args, "train")
+        eval_dataset = prepare_dataset(eval_dataset, processing_class, args, "eval")
+        if data_collator is None:
+            multiple: Any = args.pad_to_multiple_of  # a number or None since `args` was made
+            data_collator = PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=multiple)
+            choice = choose_layout(args, model, eval_dataset if train_dataset is None else train_dataset)
+        else:
+            choice = LayoutChoice(getattr(data_collator, "layout", "padded"), "as the data collator does it")
         super().__init__(
+            choice=choice,
+            model_is_the_users=model_is_the_users,
             model=model,
             args=args,
-            data_collator=data_collator
-            or PreferenceCollator(processing_class.pad_token_id, pad_to_multiple_of=multiple),
-            train_dataset=prepare_dataset(train_dataset, processing_class, args, "train"),
-            eval_dataset=prepare_dataset(eval_dataset, processing_class, args, "eval"),
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -151,8 +159,6 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         if self.is_fsdp_enabled:
             split_head_apart(self.model, self.accelerator.state.fsdp_plugin)
         self.samples.callbacks = self.callback_handler.callbacks
-        self._reward_forward_in_use = False
-        self._released: dict[nn.Module, Any] = release_reward_forward(model) if self._model_is_the_users else {}
         # The mode that ran, in words, once a run has compared it with the one asked for.
         self.mode: str | None = None
         # Facts that a run adds to what the trainer itself knows; see `hf_reward.hub.observed`.
@@ -181,6 +187,8 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         Shape:
             With S sequences of padded length L: `input_ids` (S, L); the loss is a float32 scalar.
         """
+        # A batch that was made by hand comes before any data loader.
+        self.prove_layout(self.eval_dataset if self.train_dataset is None else self.train_dataset)
         batch = complete_batch(inputs)
         outputs = preference_outputs(model, batch, self.args)
         weight = batch["weight"]
@@ -248,13 +256,13 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         prepared: Any = eval_dataset  # the name of one of several sets stays a name
         if not isinstance(eval_dataset, str):
             prepared = prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
-        with self.reward_forward():
+        with self.reward_forward(), self.padded_until_proved():
             return super().evaluate(prepared, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer.predict`]; `predictions` are the rewards, (pairs, 2), in dataset order."""
         test_dataset = prepare_dataset(test_dataset, self.processing_class, self.args, "test")
-        with self.reward_forward():
+        with self.reward_forward(), self.padded_until_proved():
             return super().predict(test_dataset, *args, **kwargs)
 
     # ---- training and saving ----------------------------------------------------------------------------------------
@@ -263,23 +271,6 @@ class RewardTrainer(ExactEvaluation, FiniteSteps, WholeCheckpoints):
         """As in [`~transformers.Trainer.train`]; a model that the user passed has its own forward back afterwards."""
         with self.reward_forward():
             return super().train(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def reward_forward(self) -> Iterator[None]:
-        """Bind the reward forward for as long as it is needed; a model of ours keeps it."""
-        if self._released:
-            restore_reward_forward(self._released)
-            self._released = {}
-        bind_reward_forward(base_model(self.model))
-        outermost = not self._reward_forward_in_use
-        self._reward_forward_in_use = True
-        try:
-            yield
-        finally:
-            if outermost:
-                self._reward_forward_in_use = False
-                if self._model_is_the_users:
-                    self._released = release_reward_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [  # type: ignore[assignment]  # the Trainer fills it in later, and says `None`

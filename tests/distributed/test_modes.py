@@ -33,13 +33,16 @@ ZERO3 = {
 LORA = {"use_peft": "true", "lora_dropout": 0, "lora_target_modules": "all-linear"}
 # Command lines of one launch: the keys beside those of every run. "resumed" goes on where "full" was after 3 steps.
 CASES: dict[str, dict[str, Any]] = {
-    "full": {"save_strategy": "steps", "save_steps": 3},
-    "resumed": {},
-    "lora_bf16": {**LORA, "bf16": "true"},
+    "full": {"batch_layout": "shared_prompt", "save_strategy": "steps", "save_steps": 3},
+    "resumed": {"batch_layout": "shared_prompt"},
+    "lora_bf16": {"batch_layout": "padded", **LORA, "bf16": "true"},
 }
-MORE_CASES: dict[str, dict[str, Any]] = {"lora": LORA, "full_bf16": {"bf16": "true"}}
-# Further recipe keys with which all of this must hold.
-LAYOUTS: dict[str, dict[str, Any]] = {"padded": {}}
+MORE_CASES: dict[str, dict[str, Any]] = {
+    "lora": {"batch_layout": "padded", **LORA},
+    "lora_shared": {"batch_layout": "shared_prompt", **LORA},
+    "full_padded": {"batch_layout": "padded"},
+    "full_bf16": {"batch_layout": "shared_prompt", "bf16": "true"},
+}
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def launch(mode: Mode, cases: tuple[str, ...], material: Material, folder: Path,
     settings = mode.settings | ({"deepspeed": folder / "zero3.json"} if "deepspeed" in mode.settings else {})
     lines = []
     for case in cases:
-        base = "base" if "lora" in case else "causal"
+        base = "base" if "lora" in case else "causal"  # whose score head is fresh
         keys = material.settings(base) | {"output_dir": folder / case} | (CASES | MORE_CASES)[case] | settings | more
         if case == "resumed":
             keys["resume_from_checkpoint"] = folder / "full" / "checkpoint-3"
@@ -132,15 +135,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return prepare(tmp_path_factory.mktemp("material"))
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def one(layout: str, material: Material, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def one(material: Material, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("one") / "runs"
-    return launch(MODES["one"], EVERY, material, folder, **LAYOUTS[layout])
+    return launch(MODES["one"], EVERY, material, folder)
 
 
 ALL_MODES = {
@@ -154,11 +152,11 @@ ALL_MODES = {
     params=[pytest.param(name, marks=pytest.mark.slow if name not in MODES else ()) for name in ALL_MODES],
 )
 def several(
-    request: pytest.FixtureRequest, layout: str, material: Material, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, material: Material, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Mode, dict[str, Any]]:
     mode = ALL_MODES[request.param]
     folder = tmp_path_factory.mktemp("several") / "runs"
-    return mode, launch(mode, mode.cases, material, folder, **LAYOUTS[layout])
+    return mode, launch(mode, mode.cases, material, folder)
 
 
 def losses(run: dict[str, Any], name: str = "loss") -> list[float]:
@@ -203,7 +201,7 @@ def test_two_processes_train_like_one(several: tuple[Mode, dict[str, Any]], one:
 def test_bfloat16_stays_near_one_process(several: tuple[Mode, dict[str, Any]], one: dict[str, Any]) -> None:
     for case in (case for case in several[1] if "bf16" in case):
         assert losses(several[1][case]) == pytest.approx(losses(one[case]), abs=0.05), case
-        exact = losses(one[case.removesuffix("_bf16")])[0]
+        exact = losses(one["lora" if "lora" in case else "full"])[0]
         assert losses(several[1][case])[0] != pytest.approx(exact, abs=1e-5), f"{case} was computed in float32"
         assert several[1][case]["weights"].keys() == one[case]["weights"].keys()
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from hf_reward import DataError, RewardConfig, RewardScorer, RewardTrainer
 from hf_reward.modeling.adapters import head_parameters
 from hf_reward.modeling.score_head import bind_reward_forward
+from hf_reward.training.objective import MODEL_INPUTS
 
 
 def config(folder: Path, **settings) -> RewardConfig:
@@ -33,10 +34,19 @@ def text_pairs(chosen: list[str], rejected: list[str]) -> Dataset:
     return Dataset.from_dict({"chosen": chosen, "rejected": rejected})
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared_prompt"])
 def test_t4_a_micro_step_neither_synchronises_nor_talks_to_other_processes(
-    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, tmp_path, monkeypatch
+    layout: str,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    chat_pairs: Dataset,
+    tmp_path,
+    monkeypatch,
 ) -> None:
-    trainer = RewardTrainer(reward_model, config(tmp_path), train_dataset=chat_pairs, processing_class=tokenizer)
+    trainer = RewardTrainer(
+        reward_model, config(tmp_path, batch_layout=layout), train_dataset=chat_pairs, processing_class=tokenizer
+    )
+    assert trainer.choice.layout == layout
     batch = next(iter(trainer.get_train_dataloader()))
     calls = []
     for kind, names in (
@@ -54,7 +64,7 @@ def test_t4_a_micro_step_neither_synchronises_nor_talks_to_other_processes(
     reward_model.train()
     with trainer.reward_forward():
         # The model itself (its mask, in transformers) may look at the device; what we add to it must not.
-        reward_model(**{name: batch[name] for name in ("input_ids", "attention_mask", "reward_positions")})
+        reward_model(**{name: batch[name] for name in (*MODEL_INPUTS, "reward_positions") if name in batch})
         of_the_model = len(calls)
         trainer.compute_loss(reward_model, batch).backward()
     assert calls[of_the_model:] == calls[:of_the_model]
@@ -224,7 +234,7 @@ def test_t18_rows_are_grouped_by_their_length(
     for strategy in ("group_by_length", "random"):
         trainer = RewardTrainer(
             reward_model,
-            config(tmp_path, train_sampling_strategy=strategy, per_device_train_batch_size=4),
+            config(tmp_path, train_sampling_strategy=strategy, per_device_train_batch_size=4, batch_layout="padded"),
             train_dataset=data,
             processing_class=tokenizer,
         )

@@ -35,11 +35,11 @@ def test_what_we_add_to_trl():
     ours = {"max_prompt_length", "add_bos", "score_head_init", "num_evals", "total_episodes"}
     ours |= {"overlong", "escape_special_tokens"}
     ours |= {"loss_type", "margin_mode", "label_smoothing", "tie_threshold", "eval_sample_pairs"}
-    ours |= {"skip_non_finite_steps"}
+    ours |= {"skip_non_finite_steps", "batch_layout", "max_tokens_per_batch"}
     assert names(RewardConfig) - names(TrlRewardConfig) == ours
 
 
-def test_defaults_are_those_of_trl_except_four():
+def test_defaults_are_those_of_trl_except_five():
     theirs = {field.name: field for field in dataclasses.fields(TrlRewardConfig)}
     different = {
         field.name
@@ -47,23 +47,33 @@ def test_defaults_are_those_of_trl_except_four():
         if field.name in theirs and field.default != theirs[field.name].default
     }
     # "auto" and None are the same to us.
-    assert different == {"learning_rate", "logging_nan_inf_filter", "pad_to_multiple_of"}
+    assert different == {"learning_rate", "logging_nan_inf_filter", "pad_to_multiple_of", "gradient_checkpointing"}
     assert config().learning_rate == 1e-5
     assert config().logging_nan_inf_filter is False
 
 
 def test_defaults():
     args = config()
-    assert (args.logging_steps, args.gradient_checkpointing, args.max_length) == (10, True, 1024)
+    assert (args.logging_steps, args.batch_layout, args.max_length) == (10, "auto", 1024)
     assert (args.report_to, args.push_to_hub, args.pad_to_multiple_of) == ([], False, None)
 
 
 def test_gradient_checkpointing_under_its_old_name_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert config().activation_checkpointing is True
+        assert config(gradient_checkpointing=True).activation_checkpointing is True
         assert config(gradient_checkpointing=False).activation_checkpointing is False
     assert config(activation_checkpointing=False).gradient_checkpointing is False
+
+
+def test_gradient_checkpointing_is_left_open_until_the_layout_is_known():
+    for by_default in (True, False):
+        args = config()
+        assert args.checkpoint_activations(by_default) is by_default
+        assert args.gradient_checkpointing is args.activation_checkpointing is by_default
+        # Said by the user, it is not open.
+        assert config(gradient_checkpointing=not by_default).checkpoint_activations(by_default) is not by_default
+        assert config(activation_checkpointing=not by_default).checkpoint_activations(by_default) is not by_default
 
 
 def test_bf16_is_off_on_a_cpu_unless_asked_for(monkeypatch):

@@ -136,6 +136,7 @@ def test_hooks_get_rewards_in_dataset_order(
 def test_trls_collator_and_batches_without_positions_are_read_as_trl_means_them(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat_pairs: Dataset, args: RewardConfig
 ) -> None:
+    args.batch_layout = "padded"
     trainer = RewardTrainer(reward_model, args, train_dataset=chat_pairs, processing_class=tokenizer)
     ours = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     theirs = {name: ours[name] for name in ("input_ids", "attention_mask")}

@@ -1,0 +1,317 @@
+"""
+Whole training steps of TRL's RewardTrainer and of this one in every batch layout, on the same pairs, interleaved.
+
+    python benchmarks/step_time.py --data pairs.jsonl --output hh.json          # a file of pairs
+    python benchmarks/step_time.py --lengths hh_like instruction_like           # generated pairs, the default
+    python benchmarks/step_time.py --show hh.json instruction.json              # table and chart of earlier runs
+
+A step is collation, forward, backward, clipping and fused AdamW, on one thread. Every batch of pairs is drawn at
+random as TRL's sampler draws it, and goes through all systems one after another; only the length-grouped layout
+divides the same pairs into other batches. Time is CPU time of the process, so that other work on the machine counts
+little. Peak memory is the high-water mark of the resident set above what it was before the step; weights and optimizer
+state are not in it. Results are written batch by batch, and a run that was stopped goes on where it was.
+"""
+
+import argparse
+import ctypes
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from statistics import mean, median, quantiles
+from typing import Any
+
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from torch.utils.data import RandomSampler
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_reward import RewardConfig, RewardTrainer
+from hf_reward.config import DataArguments
+from hf_reward.data.batching import LengthGroupedSampler, row_tokens
+from hf_reward.data.loading import load_sources
+from hf_reward.training.setup import prepare_dataset
+
+
+# Quantiles (0, 5, 10, 25, 50, 75, 90, 95, 99 and 100 %) of the tokens of shared prompt, chosen and rejected
+# completion, as two public preference sets have them under a BPE of 8,192 tokens; and shapes at which a layout could
+# lose.
+LEVELS = (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)
+_SPREAD = (20, 25, 30, 50, 90, 150, 220, 280, 380, 500)
+_LONG = (600, 600, 600, 600, 600, 700, 800, 900, 950, 1000)
+LENGTHS = {
+    "hh_like": (
+        (14, 18, 20, 35, 105, 178, 275, 337, 513, 850),
+        (2, 7, 9, 16, 28, 55, 90, 120, 178, 259),
+        (2, 7, 10, 18, 36, 67, 109, 145, 249, 522),
+    ),
+    "instruction_like": (
+        (13, 17, 19, 24, 34, 52, 80, 116, 177, 320),
+        (1, 7, 16, 55, 136, 272, 384, 431, 507, 700),
+        (1, 6, 16, 48, 104, 202, 316, 376, 489, 845),
+    ),
+    "equal": ((128,) * 10, (128,) * 10, (128,) * 10),
+    "one_token_prompt": ((1,) * 10, _SPREAD, _SPREAD),
+    "long_completions": ((16,) * 10, _LONG, _LONG),
+}
+SYSTEMS = ("trl", "trl_checkpointing", "padded", "grouped", "packed", "shared_prompt")
+VOCABULARY, MAX_LENGTH = 16384, 1024
+
+
+def generated(name: str, count: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Tokenised pairs whose lengths follow the quantiles of a distribution; no pair is longer than the limit."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def length(values: tuple[int, ...]) -> int:
+        at = torch.rand(1, generator=generator).item()
+        upper = next(number for number, level in enumerate(LEVELS) if at <= level or number == len(LEVELS) - 1)
+        low, high = max(upper - 1, 0), upper
+        part = (at - LEVELS[low]) / max(LEVELS[high] - LEVELS[low], 1e-9)
+        return round(values[low] + part * (values[high] - values[low]))
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(10, VOCABULARY, (count,), generator=generator).tolist()
+
+    rows = []
+    while len(rows) < count:
+        prompt, chosen, rejected = (length(values) for values in LENGTHS[name])
+        if prompt + max(chosen, rejected) <= MAX_LENGTH:
+            shared = ids(prompt)
+            rows.append({"chosen_input_ids": shared + ids(chosen), "rejected_input_ids": shared + ids(rejected)})
+    return rows
+
+
+def from_file(file: str) -> list[dict[str, list[int]]]:
+    """The pairs of a file, tokenised by a BPE that is trained on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(__file__).parents[1] / "examples" / "start_from_scratch.py"
+        subprocess.run([sys.executable, str(script), file, folder], check=True, stdout=subprocess.DEVNULL)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    raw = load_sources(DataArguments(dataset_name=file), "train")[0].dataset
+    raw = raw.select_columns([name for name in ("prompt", "chosen", "rejected") if name in raw.column_names])
+    args = RewardConfig(output_dir=".", use_cpu=True, report_to="none", max_length=MAX_LENGTH)
+    rows = prepare_dataset(raw, tokenizer, args, "train")
+    return [{side: row[side] for side in ("chosen_input_ids", "rejected_input_ids")} for row in rows]
+
+
+def model(seed: int = 0) -> PreTrainedModel:
+    """A Llama of 15.7 million parameters."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        intermediate_size=1024,
+        max_position_embeddings=MAX_LENGTH,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        num_labels=1,
+    )
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def trainer_for(system: str, rows: Dataset, bf16: bool, folder: str) -> Any:
+    """A trainer with a model of its own, ready to take a step."""
+    from hf_reward.quickstart.model import byte_tokenizer
+
+    settings = {"output_dir": folder, "use_cpu": True, "bf16": bf16, "report_to": "none", "max_length": MAX_LENGTH}
+    settings["gradient_checkpointing"] = system == "trl_checkpointing"
+    if system.startswith("trl"):
+        theirs = rows.rename_columns({"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"})
+        trainer = trl.RewardTrainer(
+            model(), trl.RewardConfig(**settings), train_dataset=theirs, processing_class=byte_tokenizer()
+        )
+    else:
+        settings["batch_layout"] = "padded" if system == "grouped" else system
+        args = RewardConfig(**settings)
+        trainer = RewardTrainer(model(), args, train_dataset=rows, processing_class=byte_tokenizer())
+        trainer.get_train_dataloader()  # compares the layout with the padded one
+    if settings["gradient_checkpointing"]:
+        trainer.model.gradient_checkpointing_enable()
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def step(trainer: Any, numbers: list[int]) -> int:
+    """One optimizer step on the pairs of these numbers; returns the tokens that were laid out."""
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in numbers])
+    tokens = batch["input_ids"].numel()
+    trainer.training_step(trainer.model, batch)
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    return tokens
+
+
+def resident(field: str) -> float:
+    """A figure of this process's memory, in MiB: `VmRSS` now, or its high-water mark `VmHWM`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def measured(work: Callable[[], int]) -> dict[str, float]:
+    """Tokens, CPU and wall seconds and peak memory of one piece of work."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, cpu, wall = resident("VmRSS"), time.process_time(), time.perf_counter()
+    tokens = work()
+    result = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    return result | {"tokens": tokens, "peak_mib": resident("VmHWM") - before}
+
+
+def batches_of(rows: Dataset, pairs: int, count: int, seed: int = 42) -> Iterator[tuple[list[int], list[int]]]:
+    """Batches of row numbers as a random sampler gives them, and the same rows grouped by length."""
+    sampler = RandomSampler(rows, generator=torch.Generator().manual_seed(seed))
+    drawn: list[int] = []
+    while len(drawn) < pairs * count:
+        drawn += list(sampler)
+    drawn = drawn[: pairs * count]
+    lengths = row_tokens(rows.select(drawn), "padded")
+    grouped = [drawn[place] for place in LengthGroupedSampler(lengths, pairs, seed)]
+    for start in range(0, len(drawn), pairs):
+        yield drawn[start : start + pairs], grouped[start : start + pairs]
+
+
+def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -> None:
+    """Measure one cell, batch by batch, and write after each."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    done = json.loads(output.read_text()) if output.is_file() else {"batches": []}
+    done |= {
+        "data": name,
+        "pairs_per_batch": arguments.pairs,
+        "dtype": arguments.dtype,
+        "command": shlex.join(["python", "benchmarks/step_time.py", *(Path(word).name for word in sys.argv[1:])]),
+        "commit": commit.stdout.strip(),
+        "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {
+            system: trainer_for(system, rows, arguments.dtype == "bfloat16", folder) for system in arguments.systems
+        }
+        for number, (drawn, grouped) in enumerate(batches_of(rows, arguments.pairs, arguments.batches)):
+            if number < len(done["batches"]):
+                continue
+            order = [*arguments.systems[number % len(trainers) :], *arguments.systems[: number % len(trainers)]]
+            found = {}
+            for system in order:
+                trainer, numbers = trainers[system], grouped if system == "grouped" else drawn
+                with getattr(trainer, "reward_forward", nullcontext)():
+                    found[system] = measured(partial(step, trainer, numbers))
+            done["batches"].append({system: found[system] for system in arguments.systems})
+            output.write_text(json.dumps(done, indent=1) + "\n")
+            times = ", ".join(f"{system} {found[system]['cpu_s']:.1f} s" for system in arguments.systems)
+            print(f"{name}, {arguments.dtype}, batch {number + 1}: {times}", flush=True)
+
+
+def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each system: sums over all batches, and the quartiles of the ratio to TRL batch by batch."""
+    batches = result["batches"]
+    total = {s: {k: sum(b[s][k] for b in batches) for k in ("cpu_s", "tokens")} for s in batches[0]}
+    peak = {system: mean(batch[system]["peak_mib"] for batch in batches) for system in batches[0]}
+    table = []
+    for system in batches[0]:
+        ratios = [b["trl"]["cpu_s"] / b[system]["cpu_s"] for b in batches]
+        spread = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+        table.append(
+            {
+                "system": system,
+                "pairs per CPU second": result["pairs_per_batch"] * len(batches) / total[system]["cpu_s"],
+                "tokens per pair": total[system]["tokens"] / (result["pairs_per_batch"] * len(batches)),
+                "speed to TRL": total["trl"]["cpu_s"] / total[system]["cpu_s"],
+                "median": median(ratios),
+                "quartiles": f"{spread[0]:.2f} to {spread[2]:.2f}",
+                "tokens to TRL": total["trl"]["tokens"] / total[system]["tokens"],
+                "speed to grouped": total["grouped"]["cpu_s"] / total[system]["cpu_s"] if "grouped" in total else None,
+                "peak MiB": peak[system],
+                "peak to TRL": peak[system] / peak["trl"],
+            }
+        )
+    return table
+
+
+def show(files: list[Path], chart: Path | None) -> None:
+    """Tables as Markdown, and a bar chart of the speed of every system relative to TRL."""
+    results = [json.loads(file.read_text()) for file in files]
+    for result in results:
+        cell = (result["data"], f"{result['pairs_per_batch']} pairs", result["dtype"])
+        print("", f"{', '.join(cell)}, {len(result['batches'])} batches", "", sep="\n")
+        rows = summary(result)
+        print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+        for row in rows:
+            print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    if chart is not None:
+        draw(results, chart)
+
+
+def draw(results: list[dict[str, Any]], chart: Path) -> None:
+    """Bars side by side, one group for each result."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 + 1.9 * len(results), 4.2), layout="constrained")
+    axes = figure.subplots()
+    systems = [system for system in SYSTEMS if all(system in result["batches"][0] for result in results)]
+    for place, system in enumerate(systems):
+        speeds = [next(r["speed to TRL"] for r in summary(result) if r["system"] == system) for result in results]
+        left = [group + (place - len(systems) / 2 + 0.5) * 0.8 / len(systems) for group in range(len(results))]
+        bars = axes.bar(left, speeds, 0.75 / len(systems), label=system.replace("_", " "))
+        axes.bar_label(bars, [f"{speed:.1f}" for speed in speeds], fontsize=7)
+    labels = [f"{r['data'].replace('_', ' ')}\n{r['dtype']}, {r['pairs_per_batch']} pairs" for r in results]
+    axes.set_xticks(range(len(results)), labels, fontsize=8)
+    axes.axhline(1, color="gray", linewidth=0.8)
+    axes.set_ylabel("speed, TRL without checkpointing = 1")
+    axes.set_title("Whole training steps, CPU time, one thread")
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(chart, dpi=150)
+
+
+def main() -> None:
+    """Measure, or show what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="a file of pairs; without it, generated ones")
+    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=["hh_like", "instruction_like"])
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of a batch")
+    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--output", type=Path, default=Path("step_time.json"), help="one file for each distribution")
+    parser.add_argument("--show", nargs="+", type=Path, help="show these results and measure nothing")
+    parser.add_argument("--chart", type=Path, help="where the bar chart is drawn")
+    arguments = parser.parse_args()
+    if arguments.show:
+        show(arguments.show, arguments.chart)
+        return
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    if arguments.data:
+        cells = {Path(arguments.data).name.split(".")[0]: (from_file(arguments.data), arguments.output)}
+    else:
+        cells = {
+            name: (generated(name, 2000), arguments.output.with_stem(f"{arguments.output.stem}_{name}"))
+            for name in arguments.lengths
+        }
+    for name, (rows, output) in cells.items():
+        columns = {"prompt_length": [0] * len(rows), "prompt_key": list(range(len(rows)))}
+        columns["length"] = [max(map(len, row.values())) for row in rows]
+        dataset = Dataset.from_list(rows)
+        for column, values in columns.items():
+            dataset = dataset.add_column(column, values)
+        run(name, dataset, arguments, output)
+    show([output for _, output in cells.values()], arguments.chart)
+
+
+if __name__ == "__main__":
+    main()
