@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -79,7 +78,7 @@ def running_mode(trainer: RewardTrainer) -> Mode:
             precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(trainer.model.dtype, "no")
         else:
             precision = "no"
-    elif any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()):
+    elif isinstance(wrapped, FSDPModule):
         distribution = "FSDP2"
     elif isinstance(wrapped, FullyShardedDataParallel):
         distribution = "FSDP1"

@@ -170,6 +170,7 @@ def test_the_mode_asked_for_ran_and_the_head_stayed_in_float32(several: tuple[Mo
         assert len(run["seen"]) == 2
         for seen in run["seen"]:
             assert seen["mode"] == f"{mode.line} device=cpu dtype={dtype}"
+            assert seen["layout"] == (CASES | MORE_CASES)[case]["batch_layout"]
             assert seen["split"] == [mode.split], case
             assert seen["stored"] == ["torch.float32"], case
             assert set(seen["outputs"]) == {"torch.float32"}, case

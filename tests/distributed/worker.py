@@ -41,10 +41,8 @@ class Seen(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         module = head_module(base_model(self.trainer.model))
         linear = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
-        parameters = head_parameters(self.trainer.model)
         self.seen["mode"] = self.trainer.mode
-        self.seen["stored"] = sorted({str(p.dtype) for p in parameters.values()})
-        self.seen["split"] = sorted({_split(p) for p in parameters.values()})
+        self.seen["layout"] = self.trainer.choice.layout
         self.hooks = [linear.register_forward_pre_hook(self._weight), linear.register_forward_hook(self._output)]
 
     def _weight(self, module: nn.Linear, inputs: tuple[torch.Tensor]) -> None:
@@ -57,6 +55,10 @@ class Seen(TrainerCallback):
         self.seen["outputs"].append(str(output.dtype))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # After the step, when FSDP2 has put away what it gathered.
+        parameters = head_parameters(self.trainer.model).values()
+        self.seen["stored"] = sorted({str(p.dtype) for p in parameters})
+        self.seen["split"] = sorted({_split(p) for p in parameters})
         self.seen.setdefault("first_step", time.time() - STARTED)
 
 
