@@ -186,7 +186,8 @@ def batches_of(rows: Dataset, pairs: int, count: int, seed: int = 42) -> Iterato
 
 def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -> None:
     """Measure one cell, batch by batch, and write after each."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
     done = json.loads(output.read_text()) if output.is_file() else {"batches": []}
     done |= {
         "data": name,

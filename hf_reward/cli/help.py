@@ -66,6 +66,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "pad_token": "",
         "add_bos": "",
         "pad_to_multiple_of": "",
+        "batch_layout": "",
+        "max_tokens_per_batch": "",
         "dataset_num_proc": "",
         "dataset_cache_dir": "",
         "dataset_skip_cache": "",
