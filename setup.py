@@ -9,6 +9,6 @@ setup(
     package_dir={"hf_reward.recipes": "recipes"},
     package_data={
         "hf_reward": ["py.typed", "cli/help.txt", "data/templates/*.jinja", "hub/card_template.md"],
-        "hf_reward.recipes": ["*.yaml", "README.md"],
+        "hf_reward.recipes": ["*.yaml", "README.md", "accelerate_configs/*"],
     },
 )

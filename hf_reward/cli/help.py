@@ -22,6 +22,7 @@ the traceback of an error.
 Examples:
   hf_reward-train recipe.yaml
   hf_reward-train recipe.yaml --learning_rate 2e-5 --output_dir output/second
+  hf_reward-train recipe.yaml --accelerate_config zero3
   hf_reward-train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name pairs.jsonl \\
       --output_dir output/first --dry_run
 """
@@ -143,6 +144,15 @@ _GROUPS: dict[str, dict[str, str]] = {
         "metric_for_best_model": "What best means: a key of the evaluation, such as accuracy.",
         "resume_from_checkpoint": "Checkpoint to go on from: true (the newest whole one), auto (it, or none) or a "
         "folder.",
+    },
+    "Processes": {
+        "accelerate_config": "",
+        "num_processes": "",
+        "num_machines": "",
+        "machine_rank": "",
+        "main_process_ip": "",
+        "main_process_port": "",
+        "ddp_timeout": "Seconds that a process waits for the others before the run ends with an error.",
     },
     "Evaluation and logging": {
         "eval_strategy": "When to evaluate: no, steps or epoch.",

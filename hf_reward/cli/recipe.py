@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from hf_reward.cli.launch import is_launched
 from hf_reward.cli.schema import ParserError, actions, expected, hints, kinds, known_keys, strict_parser
 from hf_reward.cli.sources import Setting, read_command_line, read_recipe, read_values, to_plain
 from hf_reward.config.seed_aliases import SEED_FIELDS, check_refused, combine
@@ -16,7 +17,7 @@ from hf_reward.redaction import without_secrets
 
 
 if TYPE_CHECKING:
-    from hf_reward.config import DataArguments, ModelArguments, RewardConfig
+    from hf_reward.config import DataArguments, LaunchArguments, ModelArguments, RewardConfig
 
 PROG = "hf_reward-train"
 
@@ -41,9 +42,24 @@ def parse(argv: list[str], *, prog: str = PROG) -> "tuple[RewardConfig, DataArgu
     Raises:
         `ConfigurationError`: A key or a value is not understood; the message says which, and where it stands.
     """
-    if argv and not argv[0].startswith("-"):
-        return _resolve([read_recipe(argv[0]), read_command_line(argv[1:])], prog)
-    return _resolve([read_command_line(argv)], prog)
+    return _resolve(_read(argv), prog)
+
+
+def parse_launch(argv: list[str]) -> "LaunchArguments":
+    """
+    What the same words say about the processes of the run; nothing else is looked at.
+
+    Args:
+        argv (`list[str]`):
+            The arguments of the command, without its name.
+
+    Returns:
+        `LaunchArguments`: How to start them.
+
+    Raises:
+        `ConfigurationError`: A value is not understood.
+    """
+    return _launch_arguments(_read(argv))
 
 
 def parse_call(
@@ -67,7 +83,14 @@ def parse_call(
         `ConfigurationError`: A key or a value is not understood; the message says which, and where it stands.
     """
     settings = read_values(overrides)
-    return _resolve([settings] if recipe is None else [read_recipe(recipe), settings], prog)
+    sources = [settings] if recipe is None else [read_recipe(recipe), settings]
+    launch = _launch_arguments(sources)
+    if launch.accelerate_config is not None and not is_launched():
+        raise ConfigurationError(
+            f"`accelerate_config`: found {launch.accelerate_config!r}; run_training starts no processes. Run the "
+            "recipe by `hf_reward-train`, or start the script by `accelerate launch` and leave it out."
+        )
+    return _resolve(sources, prog)
 
 
 def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArguments") -> dict[str, Any]:
@@ -106,6 +129,20 @@ def to_recipe(config: "RewardConfig", data: "DataArguments", model: "ModelArgume
             recipe[key] = json.loads(recipe[key])
     plain: dict[str, Any] = without_secrets(to_plain(recipe))
     return plain
+
+
+def _read(argv: list[str]) -> list[list[Setting]]:
+    if argv and not argv[0].startswith("-"):
+        return [read_recipe(argv[0]), read_command_line(argv[1:])]
+    return [read_command_line(argv)]
+
+
+def _launch_arguments(sources: list[list[Setting]]) -> "LaunchArguments":
+    from hf_reward.config import LaunchArguments
+
+    given = {setting.key: setting for source in sources for setting in source}
+    keys = [parameter.name for parameter in fields(LaunchArguments)]
+    return LaunchArguments(**{key: _typed(given[key]) for key in keys if key in given})
 
 
 def _resolve(sources: list[list[Setting]], prog: str) -> "tuple[RewardConfig, DataArguments, ModelArguments]":

@@ -1,4 +1,4 @@
-"""What the three dataclasses of a run accept: their keys, their types in words, and the strict parser over them."""
+"""What the four dataclasses of a run accept: their keys, their types in words, and the strict parser over them."""
 
 import json
 from argparse import Action
@@ -28,15 +28,15 @@ class ParserError(Exception):
 
 
 def dataclass_types() -> tuple[Any, ...]:
-    """`RewardConfig`, `DataArguments` and `ModelArguments`, imported when they are needed."""
-    from hf_reward.config import DataArguments, ModelArguments, RewardConfig
+    """`RewardConfig`, `DataArguments`, `ModelArguments` and `LaunchArguments`, imported when they are needed."""
+    from hf_reward.config import DataArguments, LaunchArguments, ModelArguments, RewardConfig
 
-    return RewardConfig, DataArguments, ModelArguments
+    return RewardConfig, DataArguments, ModelArguments, LaunchArguments
 
 
 @cache
 def strict_parser() -> "HfArgumentParser":
-    """The parser over the three dataclasses: no abbreviations, and an exception in place of usage and exit."""
+    """The parser over the four dataclasses: no abbreviations, and an exception in place of usage and exit."""
     from transformers import HfArgumentParser
 
     class StrictParser(HfArgumentParser):

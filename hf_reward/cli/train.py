@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     The command.
 
     Returns:
-        `int`: 0 if all went well, 2 for a mistake in the settings or the data, 1 for a run that failed.
+        `int`: 0 if all went well, 2 for a mistake in the settings or the data, 1 for a run that failed, 143 for one
+        that was told to stop.
     """
     argv, debug = take_debug(sys.argv[1:] if argv is None else argv)
     if "-h" in argv or "--help" in argv:
@@ -30,10 +31,17 @@ def main(argv: list[str] | None = None) -> int:
             print(render_all() if "all" in argv else render_help())
         return outcome.code
     with exit_code(debug) as outcome, log_on_terminal():
-        from hf_reward.cli.recipe import parse
-        from hf_reward.training.run import run
+        from hf_reward.cli.launch import check_launcher, is_launched, launch
+        from hf_reward.cli.recipe import parse, parse_launch
 
-        _show(run(*parse(argv)))
+        processes = parse_launch(argv)
+        if processes.accelerate_config is not None and not is_launched():
+            outcome.code = launch([*argv, *(["--debug"] if debug else [])], processes)
+        else:
+            from hf_reward.training.run import run
+
+            check_launcher(processes)
+            _show(run(*parse(argv)))
     return outcome.code
 
 

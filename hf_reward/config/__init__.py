@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_reward.config.data_arguments import DataArguments
+    from hf_reward.config.launch_arguments import LaunchArguments
     from hf_reward.config.model_arguments import ModelArguments
     from hf_reward.config.reward_config import RewardConfig
 
-__all__ = ["DataArguments", "ModelArguments", "RewardConfig"]
+__all__ = ["DataArguments", "LaunchArguments", "ModelArguments", "RewardConfig"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from hf_reward.config.data_arguments import DataArguments
 
         return DataArguments
+    if name == "LaunchArguments":
+        from hf_reward.config.launch_arguments import LaunchArguments
+
+        return LaunchArguments
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

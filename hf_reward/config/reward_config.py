@@ -1,6 +1,7 @@
 """What a run can be told beyond `transformers.TrainingArguments`, checked before anything is loaded."""
 
 import math
+import os
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from hf_reward.config.processes import autocast_in_deepspeed, connect
 from hf_reward.errors import ConfigurationError
 from hf_reward.redaction import redact, without_secrets
 
@@ -298,6 +300,7 @@ class RewardConfig(TrainingArguments):
         self._given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != default_of(f)}
         self._given = without_secrets(self._given)
         self._check()
+        self._follow_launcher()
         self._choose_precision()
         # A SIGTERM is always answered with a checkpoint; the library's handler would take the place of ours.
         self.enable_jit_checkpoint = False
@@ -309,7 +312,9 @@ class RewardConfig(TrainingArguments):
                 setattr(self, new, getattr(self, old))
         # Until the layout of the batches is known; transformers reads `None` as off.
         self._checkpointing_is_open = self.activation_checkpointing is None
+        connect(self)
         super().__post_init__()
+        autocast_in_deepspeed(self)
 
     def checkpoint_activations(self, by_default: bool) -> bool:
         """Whether activations are computed again in the backward pass; `by_default` settles what was left open."""
@@ -419,6 +424,21 @@ class RewardConfig(TrainingArguments):
                 f"`center_rewards_coefficient`: found {self.center_rewards_coefficient!r}, but the scores of "
                 "`loss_type: regression` fix the level of the rewards; leave it out"
             )
+
+    def _follow_launcher(self) -> None:
+        """What `accelerate launch` was told about device and precision counts as if it were said here."""
+        if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1"):
+            self.use_cpu = True
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if asked not in ("bf16", "fp16"):
+            return
+        here = {name for name in ("bf16", "fp16") if getattr(self, name)}
+        if here - {asked} or (asked == "bf16" and self.bf16 is False):
+            raise ConfigurationError(
+                f"`bf16`: found {self.bf16!r} with `fp16` {self.fp16!r}, but the launcher's `mixed_precision` is "
+                f"{asked!r}; expected both to ask for the same"
+            )
+        setattr(self, asked, True)
 
     def _choose_precision(self) -> None:
         accelerator = torch.accelerator.is_available() and not self.use_cpu

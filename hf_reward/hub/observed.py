@@ -79,7 +79,7 @@ def observe_trainer(trainer: Any) -> CardFacts:
         },
         hyperparameters={name: value for name, value in args.given().items() if name not in UNINTERESTING},
         seed=args.seed,
-        hardware=f"{describe_mode(trainer)} ({platform.machine()})",
+        hardware=f"{trainer.mode or describe_mode(trainer)} ({platform.machine()})",
         dtype=str(base.dtype).removeprefix("torch."),
         adapter=adapter,
         is_adapter=adapter is not None,

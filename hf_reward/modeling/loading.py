@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_reward import __version__
 from hf_reward.errors import ConfigurationError
+from hf_reward.modeling.saved import full_shape
 from hf_reward.modeling.score_head import head_module, init_score_head, reads_last_token
 
 
@@ -166,7 +167,7 @@ def prepare_model(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
         )
     _check_pad_of_positions(model, tokenizer)
     rows = embedding_rows(model)
-    if rows and len(tokenizer) > rows:
+    if len(tokenizer) > rows:
         logger.info("embedding: grown from %d to %d rows for the tokens that were added", rows, len(tokenizer))
         model.resize_token_embeddings(len(tokenizer))
         model.__dict__["embedding_has_grown"] = True  # an adapter must save it too
@@ -182,9 +183,9 @@ def prepare_model(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """Number of tokens that the embedding has a row for (0 where DeepSpeed ZeRO-3 has taken the rows apart)."""
+    """Number of tokens that the embedding has a row for."""
     embedding: Any = model.get_input_embeddings()
-    return int(embedding.weight.shape[0])
+    return full_shape(embedding.weight)[0]
 
 
 def _check_pad_of_positions(model: PreTrainedModel, tokenizer: Tokenizer) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -65,11 +66,18 @@ class ExactEvaluation(Trainer):
     def _ignore_repeated_rows(self, batch: dict[str, Any], batch_size: int) -> None:
         """Give weight 0 to the rows that accelerate repeats in the last batch to even out the processes."""
         state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader:
+            return
+        remainder, loader = state.remainder, state.active_dataloader
+        skipped = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
+        if remainder < 0 and isinstance(skipped, BatchSamplerShard):
+            # The loader of a resumed run, which skips the batches that were seen, does not know.
+            remainder = len(loader.dataset) % (batch_size * self.accelerator.num_processes)
+        if remainder <= 0:
             return
         weight = batch["weight"]
         place = torch.arange(len(weight), device=weight.device) + self.accelerator.process_index * batch_size
-        batch["weight"] = weight * (place < state.remainder)
+        batch["weight"] = weight * (place < remainder)
 
     def _add(self, sums: PreferenceSums, batch: dict[str, Any], outputs: PreferenceOutputs) -> None:
         counted = batch["weight"] > 0

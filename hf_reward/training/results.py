@@ -78,6 +78,8 @@ def check_saved_adapter(trainer: RewardTrainer) -> None:
     model = trainer.model
     if not isinstance(model, PeftModel) or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         return
+    if not trainer.is_world_process_zero():
+        return  # the first process has written it; the others may run ahead of it, or be on another machine
     collate = PreferenceCollator(trainer.processing_class.pad_token_id)
     train: Any = trainer.train_dataset
     rows = list(itertools.islice(train, 4))

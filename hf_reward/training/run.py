@@ -1,6 +1,5 @@
 """The story of a run: from settings to a trained, saved, evaluated and described reward model."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,12 @@ from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
 from hf_reward.training.folder_lock import check_no_other_run, only_run_in
 from hf_reward.training.merged import check_can_merge, merge_trained
-from hf_reward.training.mode import check_world_size, describe_mode
+from hf_reward.training.mode import ModeCheck, check_world_size
 from hf_reward.training.out_of_memory import advise_when_out_of_memory
 from hf_reward.training.results import check_saved_adapter, evaluate, save_reward_statistics, write_results
 from hf_reward.training.schedule import pairs_per_step
 from hf_reward.training.setup import fit_tokenizer
 from hf_reward.training.trainer import RewardTrainer
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,7 +87,6 @@ def _train_and_describe(
     data: RunData,
 ) -> RunResult:
     trainer = build_trainer(args, model_args, tokenizer, data)
-    logger.info(describe_mode(trainer))
     trainer.add_callback(CountFromTheStart(data.streamed.get("train", {}).values()))
     train_metrics = train(trainer)
     data.report_training_stream()
@@ -165,6 +160,7 @@ def build_trainer(
         peft_config=lora_config(model_args),
     )
     check_world_size(trainer)
+    trainer.add_callback(ModeCheck(trainer))
     if model_args.merge_adapter:
         check_can_merge(trainer)
     return trainer

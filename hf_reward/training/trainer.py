@@ -21,6 +21,7 @@ from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
 from hf_reward.modeling.layout import LayoutChoice, choose_layout
 from hf_reward.modeling.loading import longest_input
+from hf_reward.modeling.saved import check_saved_weights
 from hf_reward.training.batches import LaidOutBatches
 from hf_reward.training.callbacks import EvaluationSchedule, SeenCounters, SuspiciousNumbers
 from hf_reward.training.evaluation import ExactEvaluation
@@ -31,6 +32,7 @@ from hf_reward.training.objective import (
 )
 from hf_reward.training.samples import SampleTable
 from hf_reward.training.setup import activation_offloading, prepare_dataset, prepare_reward_model
+from hf_reward.training.sharding import head_sent_in_float32, split_head_apart
 from hf_reward.training.signals import StopsOnSignal
 
 
@@ -152,9 +154,15 @@ class RewardTrainer(ExactEvaluation, StopsOnSignal, LaidOutBatches):
         if self.args.n_gpu > 1:
             raise ConfigurationError(
                 f"{self.args.n_gpu} GPUs are visible to one process, which would run nn.DataParallel. Start one "
-                "process per GPU (`accelerate launch` or `torchrun`), or make one visible with CUDA_VISIBLE_DEVICES."
+                f"process per GPU (`hf_reward-train RECIPE.yaml --accelerate_config ddp`, or `torchrun "
+                f"--nproc_per_node {self.args.n_gpu} ...`), make one visible with CUDA_VISIBLE_DEVICES, or split the "
+                "model over them with `device_map` in `model_init_kwargs`."
             )
+        if self.is_fsdp_enabled:
+            split_head_apart(self.model, self.accelerator.state.fsdp_plugin)
         self.samples.callbacks = self.callback_handler.callbacks
+        # The mode that ran, in words, once a run has compared it with the one asked for.
+        self.mode: str | None = None
         # Facts that a run adds to what the trainer itself knows; see `hf_reward.hub.observed`.
         self.card_facts: Any = None
         base_model(self.model).add_model_tags(self._tag_names)
@@ -270,6 +278,21 @@ class RewardTrainer(ExactEvaluation, StopsOnSignal, LaidOutBatches):
             *("prompt_length", "length", "margin", "weight", "chosen_probability", "tie", "scores", "subset"),
         ]
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the model; DeepSpeed leaves the score head in float32."""
+        with head_sent_in_float32(self.model) if self.is_deepspeed_enabled else contextlib.nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in [`~transformers.Trainer.save_model`]; FSDP2 with `SHARDED_STATE_DICT` saves whole weights too."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is None or "SHARDED_STATE_DICT" not in str(plugin.state_dict_type):
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights, config, tokenizer and chat template: a plain checkpoint, without pickled arguments."""
         if not self.args.should_save and not self.is_distributed_loading_by_transformers:
@@ -277,6 +300,8 @@ class RewardTrainer(ExactEvaluation, StopsOnSignal, LaidOutBatches):
         folder = output_dir or self.args.output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         save_model(model, folder, state_dict=state_dict, is_main_process=self.args.should_save)
+        if self.args.should_save:
+            check_saved_weights(model, folder)
         if self.args.should_save and self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

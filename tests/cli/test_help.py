@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from hf_reward.cli.help import _GROUPS, render, render_all, render_help
 from hf_reward.cli.schema import parameters
-from hf_reward.config import DataArguments, ModelArguments, RewardConfig
+from hf_reward.config import DataArguments, LaunchArguments, ModelArguments, RewardConfig
 
 
 def test_the_help_file_is_what_the_dataclasses_say():
@@ -15,7 +15,8 @@ def test_the_help_file_is_what_the_dataclasses_say():
 
 def test_every_field_of_ours_is_in_the_short_help():
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
-    ours = {field.name for kind in (DataArguments, ModelArguments) for field in dataclasses.fields(kind)}
+    kinds = (DataArguments, ModelArguments, LaunchArguments)
+    ours = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     ours |= {field.name for field in dataclasses.fields(RewardConfig)} - inherited
     shown = [key for keys in _GROUPS.values() for key in keys]
     assert ours - set(shown) == set()

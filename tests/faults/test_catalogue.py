@@ -9,8 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
-# Rows that the tests of launching and of distributed modes cause.
-ELSEWHERE = {"35", "36", "37", "38", "58"}
 
 
 def rows() -> dict[str, list[str]]:
@@ -29,8 +27,6 @@ def test_a_row_names_tests_that_exist(number: str):
     assert named, f"fault {number} names no test"
     for place in named:
         file, _, function = place.partition("::")
-        if number in ELSEWHERE and file.startswith("distributed/"):
-            continue
         tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert function in functions, place

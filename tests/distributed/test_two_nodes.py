@@ -1,98 +1,41 @@
-"""Two real processes (gloo, torchrun) train, evaluate seven rows exactly, save, and equal one process."""
+"""
+The command as it is typed on each of two machines (both are this one, on the loopback): it starts its process, finds
+the other, trains, evaluates seven rows exactly, saves, and equals one process.
+"""
 
-import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_reward import RewardScorer
+from tests.distributed.helpers import finish, free_port, options, prepare, results, run, start
 
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
-SETTINGS = {
-    "eval_strategy": "epoch",
-    "num_train_epochs": 3,
-    "learning_rate": 1e-3,
-    "logging_steps": 1,
-    "seed": 3,
-    "use_cpu": "true",
-    "gradient_checkpointing": "false",
-    "save_strategy": "no",
-}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def run(processes: int, folder: Path, **settings: Any) -> dict[str, Any]:
-    """Run the command, under torchrun if there are several processes, and return what it wrote."""
-    options = [text for key, value in (SETTINGS | settings).items() for text in (f"--{key}", str(value))]
-    launcher = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)),
-        *("--master_port", str(free_port()), "-m"),
-    ]
-    command = [*(launcher if processes > 1 else [sys.executable, "-m"]), "hf_reward.cli.train"]
-    done = subprocess.run(
-        [*command, "--output_dir", str(folder), *options],
-        capture_output=True,
-        text=True,
-        timeout=170,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {
-        "history": json.loads((folder / "trainer_state.json").read_text())["log_history"],
-        "eval": json.loads((folder / "eval_results.json").read_text()),
-        "train": json.loads((folder / "train_results.json").read_text()),
-        "weights": load_file(folder / "model.safetensors"),
-        "output": done.stdout + done.stderr,
-    }
+COMMAND = (sys.executable, "-m", "hf_reward.cli.train")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    from tests.conftest import PAIRS, llama_config
-
     folder = tmp_path_factory.mktemp("two")
-    from hf_reward.quickstart.model import byte_tokenizer
-
-    byte_tokenizer().save_pretrained(folder / "base")
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(llama_config(num_labels=1)).save_pretrained(folder / "base")
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": prompt}],
-            "chosen": [{"role": "assistant", "content": chosen}],
-            "rejected": [{"role": "assistant", "content": rejected}],
-            "weight": 1.0 + number,
-        }
-        for number, (prompt, chosen, rejected) in enumerate(PAIRS)
-    ]
-    Dataset.from_list(rows).to_json(folder / "train.jsonl")
-    evaluation = [row | {"prompt": [{"role": "user", "content": f"Now {i}?"}]} for i, row in enumerate(rows)]
-    Dataset.from_list(evaluation).to_json(folder / "eval.jsonl")
-    data = {
-        "model_name_or_path": folder / "base",
-        "dataset_name": folder / "train.jsonl",
-        "eval_dataset_name": folder / "eval.jsonl",
-    }
-    return {
-        1: run(1, folder / "one", per_device_train_batch_size=4, per_device_eval_batch_size=4, **data),
-        2: run(2, folder / "two", per_device_train_batch_size=2, per_device_eval_batch_size=2, **data),
-    }
+    data = prepare(folder).settings()
+    one = options(output_dir=folder / "one", per_device_train_batch_size=4, per_device_eval_batch_size=4, **data)
+    output = run([*COMMAND, *one])
+    outputs = {1: output}
+    # The number of processes stands in the recipe, the machines on the command line.
+    (folder / "recipe.yaml").write_text("accelerate_config: cpu\nnum_processes: 2\n")
+    two = [str(folder / "recipe.yaml"), *options(output_dir=folder / "two", **data), "--num_machines", "2"]
+    two += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    nodes = [start([*COMMAND, *two, "--machine_rank", str(rank)]) for rank in range(2)]
+    ends = [finish(node) for node in nodes]
+    assert [code for code, _ in ends] == [0, 0], ends
+    outputs[2] = "".join(output for _, output in ends)
+    return {n: results(folder / name) | {"output": outputs[n]} for n, name in ((1, "one"), (2, "two"))}
 
 
 def test_the_mode_that_ran_is_said(runs: dict[int, dict[str, Any]]) -> None:
