@@ -12,13 +12,14 @@ STAMP := $(VENV)/.installed
 # Tests and tools never ask the Hub for anything.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help quickstart test test-slow check format clean
+.PHONY: help quickstart test test-slow bench check format clean
 .NOTPARALLEL:
 
 help:
 	@echo "make quickstart   train a small reward model on this machine and show the result"
 	@echo "make test         run the test suite"
 	@echo "make test-slow    run the tests that take long"
+	@echo "make bench        whole training steps against TRL's (takes an hour or more)"
 	@echo "make check        lint, formatting, types"
 	@echo "make format       repair what lint and formatting can repair"
 	@echo "make clean        remove the environment and the caches, but no model"
@@ -31,6 +32,9 @@ test: $(STAMP)-test
 
 test-slow: $(STAMP)-test
 	@$(OFFLINE) $(BIN)/python -m pytest -m slow --timeout 1800
+
+bench: $(STAMP)-test
+	@$(OFFLINE) $(BIN)/python benchmarks/step_time.py --chart step_time.png
 
 check: $(STAMP)-dev
 	@$(BIN)/ruff check .

@@ -105,6 +105,15 @@ def layout_of(kind: str) -> tuple[str, str] | None:
     return choice.layout, "exact" if choice.layout != "padded" else choice.reason
 
 
+def _in_general(reason: str) -> str:
+    """A reason without the names and numbers of one architecture."""
+    if "layers of" in reason and "attention interface" not in reason:
+        return f"layers of {reason.rpartition(' ')[2]}"
+    if "attention interface" in reason:
+        return "its layers do not ask for attention as it is told to them here"
+    return reason
+
+
 def table() -> str:
     """One line for each layout and reason, with its architectures."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -112,9 +121,7 @@ def table() -> str:
         result = layout_of(kind)
         if result is not None:
             layout, reason = result
-            # Numbers and names of classes are of one architecture only.
-            reason = reason if layout != "padded" else " ".join(reason.replace("|", "/").split())
-            found.setdefault((layout, reason), []).append(kind)
+            found.setdefault((layout, _in_general(reason)), []).append(kind)
     order = ("shared_prompt", "packed", "padded", "untested")
     lines = ["| layout | architectures | why |", "|---|---|---|"]
     for layout, reason in sorted(found, key=lambda key: (order.index(key[0]), key[1])):

@@ -83,6 +83,7 @@ def print_dry_run(result: "RunResult") -> None:
         body.append(f"{where}\n", style="italic not bold")
         print_table(body)
     print_table(memory_table(plan.memory))
-    print(f"{plan.optimizer_steps:,} optimizer steps of {plan.pairs_per_step:,} pairs")
+    pairs = "" if plan.pairs_per_step is None else f" of {plan.pairs_per_step:,} pairs"
+    print(f"{plan.optimizer_steps:,} optimizer steps{pairs}, batches {plan.layout.replace('_', ' ')}")
     print(f"{plan.parameters:,} parameters, {plan.trainable_parameters:,} of them trained")
     print("Dry run: nothing was trained, nothing was written.")

@@ -385,6 +385,11 @@ class RewardConfig(TrainingArguments):
             raise ConfigurationError(f"`center_rewards_coefficient`: found {coefficient!r}; expected a finite number")
         if self.overlong not in ("drop", "truncate_prompt"):
             raise ConfigurationError(f"`overlong`: found {self.overlong!r}; expected drop or truncate_prompt")
+        if self.max_tokens_per_batch is not None and self.total_episodes is not None:
+            raise ConfigurationError(
+                "`total_episodes`: found it with `max_tokens_per_batch`, by which steps hold different numbers of "
+                "pairs; expected `max_steps` or `num_train_epochs`"
+            )
         if self.batch_layout not in BATCH_LAYOUTS:
             raise ConfigurationError(
                 f"`batch_layout`: found {self.batch_layout!r}; expected one of {', '.join(BATCH_LAYOUTS)}"

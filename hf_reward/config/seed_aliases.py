@@ -158,7 +158,7 @@ _TOKENIZER = (
 _MODEL = (
     _same("model_name_or_path"),
     _same("model_revision"),
-    _same("gradient_checkpointing", "on by default, there off"),
+    _same("gradient_checkpointing", "on by default where rows are padded, there off"),
     _same("dtype"),
     _same("attn_implementation"),
     _same("use_cache"),

@@ -1,6 +1,7 @@
 """What a run would do: everything resolved and tokenised, nothing trained and nothing written."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -8,7 +9,10 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from hf_reward.config import ModelArguments, RewardConfig
+from hf_reward.data.batching import TokenBudgetSampler, row_tokens
+from hf_reward.data.layouts import BatchLayout
 from hf_reward.modeling.adapters import add_adapter, lora_config
+from hf_reward.modeling.layout import choose_layout
 from hf_reward.modeling.loading import load_config, longest_input
 from hf_reward.modeling.score_head import reads_last_token
 from hf_reward.training.memory import MemoryNeed, estimate_memory
@@ -35,8 +39,10 @@ class DryRun:
         chosen, rejected (`Preview`): The two sides of the first pair.
         reads_last_token (`bool`): Whether the reward is read at the last token, as in decoders.
         optimizer_steps (`int`): Steps of the whole run.
-        pairs_per_step (`int`): Pairs of one step, over all processes and micro-batches.
+        pairs_per_step (`int`, *optional*): Pairs of one step, over all processes and micro-batches; unknown where a
+            token budget makes the batches.
         parameters, trainable_parameters (`int`): Of the model, the score head included.
+        layout (`str`): How batches will be laid out, if that is seen to give the right rewards.
         memory (`MemoryNeed`): What each device needs.
     """
 
@@ -44,9 +50,10 @@ class DryRun:
     rejected: Preview
     reads_last_token: bool
     optimizer_steps: int
-    pairs_per_step: int
+    pairs_per_step: int | None
     parameters: int
     trainable_parameters: int
+    layout: BatchLayout
     memory: MemoryNeed
 
 
@@ -58,18 +65,47 @@ def describe(
 ) -> DryRun:
     """Work out what a run would do; the model is built without its weights."""
     first = next(iter(train))
-    total, trainable, at_last_token = count_parameters(args, model_args)
+    total, trainable, at_last_token, layout = look_at_model(args, model_args, train)
+    args.checkpoint_activations(by_default=layout == "padded")
+    multiple: Any = args.pad_to_multiple_of or 1  # a number since `args` was made
+    tokens = row_tokens(train, layout, multiple) if isinstance(train, Dataset) else []
     return DryRun(
         chosen=_preview(tokenizer, first["chosen_input_ids"], first["prompt_length"]),
         rejected=_preview(tokenizer, first["rejected_input_ids"], first["prompt_length"]),
         reads_last_token=at_last_token,
         # The length of a stream is not known, and `max_steps` decides alone.
-        optimizer_steps=optimizer_steps(args, len(train) if isinstance(train, Dataset) else 1),
-        pairs_per_step=pairs_per_step(args),
+        optimizer_steps=optimizer_steps(args, len(tokens) or 1, _micro_steps(args, layout, tokens)),
+        pairs_per_step=None if args.max_tokens_per_batch else pairs_per_step(args),
         parameters=total,
         trainable_parameters=trainable,
-        memory=estimate_memory(args, model_args, _longest(args, model_args, train)),
+        layout=layout,
+        memory=estimate_memory(args, model_args, *_largest_batch(args, model_args, train, layout, tokens)),
     )
+
+
+def _micro_steps(args: RewardConfig, layout: BatchLayout, tokens: list[int]) -> int | None:
+    """Batches of one process in an epoch, where a token budget makes them."""
+    budget = args.max_tokens_per_batch
+    if budget is None or not tokens:
+        return None
+    return len(TokenBudgetSampler(tokens, budget, layout == "padded", seed=0, processes=args.world_size))
+
+
+def _largest_batch(
+    args: RewardConfig,
+    model_args: ModelArguments,
+    train: Dataset | IterableDataset,
+    layout: BatchLayout,
+    tokens: list[int],
+) -> tuple[int, int | None]:
+    """Tokens of the longest row, and how many such rows the largest batch holds; without padding, a pair is a row."""
+    longest = _longest(args, model_args, train)
+    if not tokens:
+        return longest, None
+    most = max(tokens)
+    if args.max_tokens_per_batch is not None:
+        return most, max(1, args.max_tokens_per_batch // most)
+    return (longest, None) if layout == "padded" else (most, int(args.per_device_train_batch_size))
 
 
 def _longest(args: RewardConfig, model_args: ModelArguments, train: Dataset | IterableDataset) -> int:
@@ -80,8 +116,14 @@ def _longest(args: RewardConfig, model_args: ModelArguments, train: Dataset | It
     return min(length for length in (args.max_length, longest_input(config), 2**20) if length)
 
 
-def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[int, int, bool]:
-    """All parameters, those that train, and whether the reward is read at the last token; no memory is taken."""
+def look_at_model(
+    args: RewardConfig, model_args: ModelArguments, train: Dataset | IterableDataset
+) -> tuple[int, int, bool, BatchLayout]:
+    """
+    All parameters, those that train, whether the reward is read at the last token, and the layout that will be tried.
+
+    No memory is taken.
+    """
     config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
     config.num_labels = 1
     with init_empty_weights(include_buffers=True):
@@ -95,6 +137,7 @@ def count_parameters(args: RewardConfig, model_args: ModelArguments) -> tuple[in
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         at_last_token,
+        choose_layout(args, model, train).layout,
     )
 
 

@@ -60,7 +60,9 @@ class MemoryNeed:
         return self.weights + self.gradients + self.optimizer + (self.activations or 0)
 
 
-def estimate_memory(args: RewardConfig, model_args: ModelArguments, longest: int) -> MemoryNeed:
+def estimate_memory(
+    args: RewardConfig, model_args: ModelArguments, longest: int, sequences: int | None = None
+) -> MemoryNeed:
     """
     Estimate what a run needs on each device.
 
@@ -69,14 +71,15 @@ def estimate_memory(args: RewardConfig, model_args: ModelArguments, longest: int
 
     Args:
         args (`RewardConfig`), model_args (`ModelArguments`): The settings.
-        longest (`int`): Length of the longest sequence, in tokens.
+        longest (`int`): Tokens of the longest row.
+        sequences (`int`, *optional*): Rows of so many tokens in one batch. Not given: two for each pair.
     """
     config = load_config(model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code)
     config.num_labels = 1
     if config.pad_token_id is None:
         config.get_text_config().pad_token_id = config.pad_token_id = 0
     strategy, processes = strategy_of(args), int(args.world_size)
-    sequences = 2 * int(args.per_device_train_batch_size)
+    sequences = 2 * int(args.per_device_train_batch_size) if sequences is None else sequences
     model = _build(config, args, model_args)
     with FakeTensorMode():
         _make_fake(model, args.device)

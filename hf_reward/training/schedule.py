@@ -10,9 +10,14 @@ def pairs_per_step(args: RewardConfig) -> int:
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
-def optimizer_steps(args: RewardConfig, pairs: int) -> int:
+def optimizer_steps(args: RewardConfig, pairs: int, micro_steps: int | None = None) -> int:
     """
     Optimizer steps of a run over so many pairs, as the trainer counts them.
+
+    Args:
+        args (`RewardConfig`): The settings.
+        pairs (`int`): Rows of the training data.
+        micro_steps (`int`, *optional*): Batches of an epoch on one process, where a token budget makes them.
 
     A last micro-batch that is not full counts, and so does a last window of gradient accumulation that is not full.
     """
@@ -21,7 +26,8 @@ def optimizer_steps(args: RewardConfig, pairs: int) -> int:
     if args.max_steps > 0:
         return args.max_steps
     per_micro_step: int = args.train_batch_size * args.world_size
-    micro_steps = pairs // per_micro_step if args.dataloader_drop_last else math.ceil(pairs / per_micro_step)
+    if micro_steps is None:
+        micro_steps = pairs // per_micro_step if args.dataloader_drop_last else math.ceil(pairs / per_micro_step)
     return math.ceil(args.num_train_epochs * max(1, math.ceil(micro_steps / args.gradient_accumulation_steps)))
 
 

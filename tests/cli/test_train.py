@@ -92,6 +92,19 @@ def test_a_recipe_and_the_command_line(
     assert f"hf_reward-score {tmp_path / 'out'}" in printed
 
 
+def test_a_dry_run_counts_the_steps_of_a_token_budget_as_the_run_makes_them(
+    causal_folder: Path, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model_name_or_path", str(causal_folder), "--dataset_name", str(pairs_file), "--use_cpu", "true"]
+    options += ["--output_dir", str(tmp_path / "out"), "--max_tokens_per_batch", "200", "--num_train_epochs", "2"]
+    assert train([*options, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert train(options) == 0
+    steps = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["max_steps"]
+    assert 2 <= steps < 14
+    assert f"{steps} optimizer steps, batches shared prompt" in printed
+
+
 def test_a_dry_run_shows_everything_and_writes_nothing(
     causal_folder: Path, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +117,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(
     assert "<|user|>What is 2 + 2?<|assistant|>It is 4. [<eos>] <- the reward is read here" in " ".join(
         printed.split("\n")
     )
-    assert "12 optimizer steps of 2 pairs" in printed
+    assert "12 optimizer steps of 2 pairs, batches shared prompt" in printed
     # 262 x 32 embedding, two layers, the last norm, and a head of 32.
     layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 32
     assert f"{262 * 32 + 2 * layer + 32 + 32:,} parameters" in printed

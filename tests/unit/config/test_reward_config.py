@@ -66,6 +66,12 @@ def test_gradient_checkpointing_under_its_old_name_gives_no_warning():
     assert config(activation_checkpointing=False).gradient_checkpointing is False
 
 
+def test_episodes_cannot_be_counted_by_a_token_budget():
+    assert config(max_tokens_per_batch=4096).max_tokens_per_batch == 4096
+    with pytest.raises(ConfigurationError, match="`total_episodes`: found it with `max_tokens_per_batch`"):
+        config(max_tokens_per_batch=4096, total_episodes=100)
+
+
 def test_gradient_checkpointing_is_left_open_until_the_layout_is_known():
     for by_default in (True, False):
         args = config()
