@@ -140,6 +140,9 @@ def trainer_for(system: str, rows: Dataset, bf16: bool, folder: str) -> Any:
     if settings["gradient_checkpointing"]:
         trainer.model.gradient_checkpointing_enable()
     trainer.create_optimizer()
+    with getattr(trainer, "reward_forward", nullcontext)():
+        # Puts autocast around the model's forward.
+        _, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
