@@ -62,9 +62,10 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 "expected at least as many, or a lower `max_length`"
             )
         self._order = np.argsort(-self.tokens, kind="stable")
+        # Stretches of the sorted rows within which rows change places from epoch to epoch.
+        self._classes: list[slice] = [] if padded else self._classes_of_length()
+        # Where rows are padded, how many a batch holds; otherwise for each row in order the batch that it goes to.
         self._sizes = self._padded_sizes() if padded else []
-        # Rows of nearly equal length, and for each row in order the batch that it goes to.
-        self._classes = [] if padded else self._classes_of_length()
         self._places = np.zeros(0, dtype=int) if padded else self._fill()
         self._batches = len(self._sizes) if padded else int(self._places.max()) + 1
         if self._batches > len(self.tokens) or self._batches % processes:
@@ -82,7 +83,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        batches = self._draw_padded(generator) if self.padded else self._draw_filled(generator)
+        batches = self._draw(generator)
         # Neighbours are alike, so that what the processes compute at the same time takes equally long.
         turns = generator.permutation(len(self))
         for turn in turns:
@@ -115,42 +116,40 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 return places
             count += max(1, count // 100)
 
-    def _draw_filled(self, generator: np.random.Generator) -> list[np.ndarray]:
-        rows = self._order.copy()
-        for part in self._classes:
-            rows[part] = generator.permutation(rows[part])
+    def _draw(self, generator: np.random.Generator) -> list[np.ndarray]:
+        rows = self._shuffled(generator)
+        if self.padded:
+            return np.split(rows, np.cumsum(self._sizes)[:-1])
         by_batch = rows[np.argsort(self._places, kind="stable")]
         batches = np.split(by_batch, np.cumsum(np.bincount(self._places))[:-1])
         # From the fullest to the emptiest.
         return sorted(batches, key=lambda batch: -int(self.tokens[batch].sum()))
 
     def _padded_sizes(self) -> list[int]:
-        """Rows of every batch, in the order of the sorted rows."""
+        """Rows of every batch, in the order of the sorted rows; rows change places within windows."""
         sizes: list[int] = []
         done = 0
         while done < len(self._order):
             rows = max(1, self.budget // int(self.tokens[self._order[done]]))
-            left = len(self._order) - done
+            start, left = done, len(self._order) - done
             for _ in range(WINDOW):
-                sizes.append(min(rows, left))
-                left -= sizes[-1]
-                if not left:
-                    break
+                if left:
+                    sizes.append(min(rows, left))
+                    left -= sizes[-1]
             done = len(self._order) - left
+            self._classes.append(slice(start, done))
         while len(sizes) % self.processes and len(sizes) < len(self._order):
             largest = int(np.argmax(sizes))
             half = sizes[largest] // 2
             sizes[largest : largest + 1] = [sizes[largest] - half, half]
         return sizes + [0] * (-len(sizes) % self.processes)
 
-    def _draw_padded(self, generator: np.random.Generator) -> list[np.ndarray]:
-        ends = np.cumsum(self._sizes)
+    def _shuffled(self, generator: np.random.Generator) -> np.ndarray:
+        """The sorted rows, with those that may take each other's places in a new order."""
         rows = self._order.copy()
-        for first in range(0, len(ends), WINDOW):
-            start = ends[first - 1] if first else 0
-            last = ends[min(first + WINDOW, len(ends)) - 1]
-            rows[start:last] = generator.permutation(rows[start:last])
-        return np.split(rows, ends[:-1])
+        for part in self._classes:
+            rows[part] = generator.permutation(rows[part])
+        return rows
 
 
 class LengthGroupedSampler(Sampler[int]):
