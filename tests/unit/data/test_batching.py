@@ -116,12 +116,3 @@ def test_tokens_of_rows() -> None:
     assert row_tokens(rows, "packed") == [5, 7]
     assert row_tokens(rows, "padded") == [9, 12]  # three rows each, as in the larger group
     assert row_tokens(rows, "padded", multiple=4) == [12, 12]
-
-
-def test_batches_that_are_divided_for_the_processes_stay_within_the_budget() -> None:
-    # Eight batches of three long rows, then short ones; one batch is divided, and the windows must not shift with it.
-    tokens = [33] * 24 + [5] * 20
-    for epoch in range(20):
-        for part in samplers(tokens, 100, True, 2, epoch):
-            for batch in part:
-                assert max(tokens[row] for row in batch) * len(batch) <= 100
