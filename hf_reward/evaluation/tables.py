@@ -174,7 +174,7 @@ def memory_table(need: "MemoryNeed") -> "Table":
     table = _table(f"Memory per device, estimated ({where})")
     table.add_column("part")
     table.add_column("MiB", justify="right", no_wrap=True)
-    batch = f"activations of {need.sequences} sequences of {need.tokens:,} tokens"
+    batch = f"activations of {need.sequences:,} x {need.tokens:,} tokens"
     parts = {
         "weights": need.weights,
         "gradients": need.gradients,

@@ -6,6 +6,9 @@ completions it has. Whole sequences one after another are the same thing with pr
 whole row is ever made.
 """
 
+import functools
+import importlib.util
+import inspect
 import itertools
 from functools import cached_property
 from typing import Any
@@ -185,7 +188,8 @@ def attention_forward(
     if query.device.type != "cuda":
         return _by_segments(query, key, value, attention_plan, scaling, sliding_window), None
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
-    if dtype in (torch.bfloat16, torch.float16) and value.shape[-1] == query.shape[-1] <= 256:
+    fits = dtype in (torch.bfloat16, torch.float16) and value.shape[-1] == query.shape[-1] <= 256
+    if fits and variable_length_kernel() is not None:
         q, k, v = (tensor.to(dtype) for tensor in (query, key, value))
         return _by_varlen(q, k, v, attention_plan, scaling, sliding_window), None
     return _by_flex(module, query, key, value, attention_plan, scaling, sliding_window), None
@@ -270,6 +274,20 @@ def _attend(
     return output.transpose(1, 2)
 
 
+@functools.cache
+def variable_length_kernel() -> str | None:
+    """Which variable-length flash kernel is there: torch's own with windows and grouped heads, or flash-attn's."""
+    try:
+        from torch.nn.attention import varlen
+    except ImportError:  # before torch 2.10
+        own: set[str] = set()
+    else:
+        own = set(inspect.signature(varlen.varlen_attn).parameters)
+    if {"window_size", "enable_gqa", "scale"} <= own:
+        return "torch"
+    return "flash_attn" if importlib.util.find_spec("flash_attn") else None
+
+
 def _by_varlen(
     query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float | None, window: int | None
 ) -> Tensor:
@@ -279,20 +297,21 @@ def _by_varlen(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     k, v = (tensor.index_select(0, sizes["key_index"]) for tensor in (k, v))
     band = (-1 if window is None else window - 1, 0)
-    try:
+    output: Any
+    if variable_length_kernel() == "torch":
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # before torch 2.10
-        from flash_attn import flash_attn_varlen_func
 
-        output = flash_attn_varlen_func(
-            q, k, v, queries, keys, longest_query, longest_key, softmax_scale=scaling, causal=True, window_size=band
-        )
-    else:
         output = varlen_attn(
             *(q, k, v, queries, keys, longest_query, longest_key),
             scale=scaling,
             window_size=band,
             enable_gqa=q.shape[1] != k.shape[1],
+        )
+    else:
+        from flash_attn import flash_attn_varlen_func
+
+        output = flash_attn_varlen_func(
+            q, k, v, queries, keys, longest_query, longest_key, softmax_scale=scaling, causal=True, window_size=band
         )
     packed: Tensor = output
     return packed.unsqueeze(0)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_reward import ConfigurationError, RewardConfig, RewardTrainer
+from hf_reward.errors import RunError
 from hf_reward.modeling import shared_prompt
 from hf_reward.modeling.layout import choose_layout, only_padded, spared_by_sharing
 from tests.equivalence.test_layouts import SIZES, group
@@ -166,6 +167,28 @@ def test_wrong_rewards_make_a_run_fall_back_layout_by_layout(
     trainer = trained(llama(), rows(*SHARING), tokenizer, tmp_path)
     assert trainer.choice.layout == trainer.data_collator.layout == "padded"
     assert trainer.model.config._attn_implementation == "sdpa"
+
+
+def test_a_kernel_that_does_not_run_makes_a_run_pad_its_rows(
+    tokenizer, tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no kernel image is available\nand more lines")
+
+    monkeypatch.setattr(shared_prompt, "_attend", broken)
+    trainer = trained(llama(), rows(*SHARING), tokenizer, tmp_path)
+    assert (trainer.choice.layout, trainer.choice.reason) == ("padded", "no kernel image is available")
+
+    def out_of_memory(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(shared_prompt, "_attend", out_of_memory)
+    with pytest.raises(RunError, match="Out of memory"):
+        trained(llama(), rows(*SHARING), tokenizer, tmp_path)
+
+
+def test_torchs_variable_length_kernel_is_the_one_that_is_used() -> None:
+    assert shared_prompt.variable_length_kernel() == "torch"
 
 
 def test_an_unknown_window_that_no_pair_exceeds_is_not_trusted(
