@@ -14,6 +14,8 @@ from hf_reward.errors import ConfigurationError
 
 # Batches whose rows are drawn together and then divided by length. Over so few, a batch still mixes lengths.
 WINDOW = 8
+# Where a budget is filled with padded rows, they differ in length by at most this part within a window.
+WINDOW_SPREAD = 0.3
 # Rows whose tokens differ by less than this part may take each other's place in a batch.
 LENGTH_CLASS = 0.05
 
@@ -119,7 +121,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def _draw(self, generator: np.random.Generator) -> list[np.ndarray]:
         rows = self._shuffled(generator)
         if self.padded:
-            return np.split(rows, np.cumsum(self._sizes)[:-1])
+            batches = np.split(rows, np.cumsum(self._sizes)[:-1])
+            return sorted(batches, key=lambda batch: -int(self.tokens[batch].max() * len(batch)))
         by_batch = rows[np.argsort(self._places, kind="stable")]
         batches = np.split(by_batch, np.cumsum(np.bincount(self._places))[:-1])
         # From the fullest to the emptiest.
@@ -127,17 +130,16 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     def _padded_sizes(self) -> list[int]:
         """Rows of every batch, in the order of the sorted rows; rows change places within windows."""
+        ordered = self.tokens[self._order]
         sizes: list[int] = []
-        done = 0
-        while done < len(self._order):
-            rows = max(1, self.budget // int(self.tokens[self._order[done]]))
-            start, left = done, len(self._order) - done
-            for _ in range(WINDOW):
-                if left:
-                    sizes.append(min(rows, left))
-                    left -= sizes[-1]
-            done = len(self._order) - left
-            self._classes.append(slice(start, done))
+        start = 0
+        while start < len(ordered):
+            rows = self.budget // int(ordered[start])
+            alike = int(np.searchsorted(-ordered, -ordered[start] * (1 - WINDOW_SPREAD), side="right"))
+            end = min(alike, start + WINDOW * rows)
+            self._classes.append(slice(start, end))
+            sizes += [len(part) for part in np.array_split(ordered[start:end], -(-(end - start) // rows))]
+            start = end
         while len(sizes) % self.processes and len(sizes) < len(self._order):
             largest = int(np.argmax(sizes))
             half = sizes[largest] // 2
