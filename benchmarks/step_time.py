@@ -3,13 +3,15 @@ Whole training steps of TRL's RewardTrainer and of this one in every batch layou
 
     python benchmarks/step_time.py --data pairs.jsonl --output hh.json          # a file of pairs
     python benchmarks/step_time.py --lengths hh_like instruction_like           # generated pairs, the default
+    python benchmarks/step_time.py --profile                                    # and where the time of a step goes
     python benchmarks/step_time.py --show hh.json instruction.json              # table and chart of earlier runs
 
 A step is collation, forward, backward, clipping and fused AdamW, on one thread. Every batch of pairs is drawn at
 random as TRL's sampler draws it, and goes through all systems one after another; only the length-grouped layout
 divides the same pairs into other batches. Time is CPU time of the process, so that other work on the machine counts
 little. Peak memory is the high-water mark of the resident set above what it was before the step; weights and optimizer
-state are not in it. Results are written batch by batch, and a run that was stopped goes on where it was.
+state are not in it. It is measured in steps of its own, for which freed memory is given back first: a timed step would
+pay for getting it again. Results are written batch by batch, and a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -64,6 +66,16 @@ LENGTHS = {
 }
 SYSTEMS = ("trl", "trl_checkpointing", "padded", "grouped", "packed", "shared_prompt")
 VOCABULARY, MAX_LENGTH = 16384, 1024
+# Kinds of operators in a profile, by parts of their names; the first that fits counts.
+OPERATORS = {
+    "attention": ("scaled_dot_product", "ScaledDotProduct"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "mkldnn"),
+    "optimizer and clipping": ("adam", "Optimizer", "linalg_vector_norm"),
+    "copies": ("aten::cat", "aten::copy_", "aten::index", "aten::fill_", "aten::clone", "aten::to"),
+    "elementwise": ("aten::mul", "aten::add", "aten::silu", "aten::pow", "aten::neg", "aten::div", "aten::sum"),
+}
+# Of so many batches, one is also measured for its peak memory.
+MEMORY_EVERY = 4
 
 
 def generated(name: str, count: int, seed: int = 0) -> list[dict[str, list[int]]]:
@@ -164,14 +176,31 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def measured(work: Callable[[], int]) -> dict[str, float]:
-    """Tokens, CPU and wall seconds and peak memory of one piece of work."""
+def timed(work: Callable[[], int]) -> dict[str, float]:
+    """Tokens, CPU and wall seconds of one piece of work."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    tokens = work()
+    return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall, "tokens": tokens}
+
+
+def peak_memory(work: Callable[[], int]) -> float:
+    """MiB that a piece of work needs above what was resident before it."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    before, cpu, wall = resident("VmRSS"), time.process_time(), time.perf_counter()
-    tokens = work()
-    result = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    return result | {"tokens": tokens, "peak_mib": resident("VmHWM") - before}
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
+def profiled(work: Callable[[], int]) -> dict[str, float]:
+    """Parts of the CPU time of one piece of work, by the kind of operator."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    times = dict.fromkeys([*OPERATORS, "the rest"], 0.0)
+    for event in profile.key_averages():
+        kinds = (kind for kind, words in OPERATORS.items() if any(word in event.key for word in words))
+        times[next(kinds, "the rest")] += event.self_cpu_time_total
+    return {kind: part / sum(times.values()) for kind, part in times.items()}
 
 
 def batches_of(rows: Dataset, pairs: int, count: int, seed: int = 42) -> Iterator[tuple[list[int], list[int]]]:
@@ -185,6 +214,17 @@ def batches_of(rows: Dataset, pairs: int, count: int, seed: int = 42) -> Iterato
     grouped = [drawn[place] for place in LengthGroupedSampler(lengths, pairs, seed)]
     for start in range(0, len(drawn), pairs):
         yield drawn[start : start + pairs], grouped[start : start + pairs]
+
+
+def each(
+    how: Callable[[Callable[[], int]], Any], trainers: list[tuple[str, Any]], numbers: dict[str, list[int]]
+) -> dict[str, Any]:
+    """What is found of one step of every system."""
+    found = {}
+    for system, trainer in trainers:
+        with getattr(trainer, "reward_forward", nullcontext)():
+            found[system] = how(partial(step, trainer, numbers[system]))
+    return found
 
 
 def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -> None:
@@ -208,12 +248,15 @@ def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -
         for number, (drawn, grouped) in enumerate(batches_of(rows, arguments.pairs, arguments.batches)):
             if number < len(done["batches"]):
                 continue
-            order = [*arguments.systems[number % len(trainers) :], *arguments.systems[: number % len(trainers)]]
-            found = {}
-            for system in order:
-                trainer, numbers = trainers[system], grouped if system == "grouped" else drawn
-                with getattr(trainer, "reward_forward", nullcontext)():
-                    found[system] = measured(partial(step, trainer, numbers))
+            numbers = {system: grouped if system == "grouped" else drawn for system in trainers}
+            in_turn = list(trainers.items())
+            in_turn = in_turn[number % len(in_turn) :] + in_turn[: number % len(in_turn)]
+            peaks = each(peak_memory, in_turn, numbers) if number % MEMORY_EVERY == 0 else {}
+            found = each(timed, in_turn, numbers)
+            for system, peak in peaks.items():
+                found[system]["peak_mib"] = peak
+            if arguments.profile and "profile" not in done:
+                done["profile"] = each(profiled, in_turn, numbers)
             done["batches"].append({system: found[system] for system in arguments.systems})
             output.write_text(json.dumps(done, indent=1) + "\n")
             times = ", ".join(f"{system} {found[system]['cpu_s']:.1f} s" for system in arguments.systems)
@@ -224,7 +267,7 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     """One row for each system: sums over all batches, and the quartiles of the ratio to TRL batch by batch."""
     batches = result["batches"]
     total = {s: {k: sum(b[s][k] for b in batches) for k in ("cpu_s", "tokens")} for s in batches[0]}
-    peak = {system: mean(batch[system]["peak_mib"] for batch in batches) for system in batches[0]}
+    peaks = {system: [b[system]["peak_mib"] for b in batches if "peak_mib" in b[system]] for system in batches[0]}
     table = []
     for system in batches[0]:
         ratios = [b["trl"]["cpu_s"] / b[system]["cpu_s"] for b in batches]
@@ -239,8 +282,8 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "quartiles": f"{spread[0]:.2f} to {spread[2]:.2f}",
                 "tokens to TRL": total["trl"]["tokens"] / total[system]["tokens"],
                 "speed to grouped": total["grouped"]["cpu_s"] / total[system]["cpu_s"] if "grouped" in total else None,
-                "peak MiB": peak[system],
-                "peak to TRL": peak[system] / peak["trl"],
+                "peak MiB": mean(peaks[system]),
+                "peak to TRL": sum(peaks[system]) / sum(peaks["trl"]),
             }
         )
     return table
@@ -256,6 +299,8 @@ def show(files: list[Path], chart: Path | None) -> None:
         print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
         for row in rows:
             print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+        for system, parts in result.get("profile", {}).items():
+            print(f"\none step of {system}:", ", ".join(f"{kind} {part:.1%}" for kind, part in parts.items()))
     if chart is not None:
         draw(results, chart)
 
@@ -291,6 +336,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--profile", action="store_true", help="also tell where the time of one step goes")
     parser.add_argument("--output", type=Path, default=Path("step_time.json"), help="one file for each distribution")
     parser.add_argument("--show", nargs="+", type=Path, help="show these results and measure nothing")
     parser.add_argument("--chart", type=Path, help="where the bar chart is drawn")

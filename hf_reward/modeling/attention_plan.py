@@ -38,6 +38,18 @@ class AttentionPlan:
         """The same, with every prompt and its first completion as one."""
         return [n for prompt, completions in self.spans for n in (prompt + completions[0], *completions[1:])]
 
+    @cached_property
+    def ends(self) -> Tensor:
+        """Places in the row at which completions end, where rewards are read; none of them twice."""
+        places, start = [], 0
+        for prompt, completions in self.spans:
+            end = start + prompt
+            for length in completions:
+                end += length
+                places.append((end if length else start + prompt) - 1)
+            start = end
+        return torch.tensor(list(dict.fromkeys(places))).to(self.device, non_blocking=True)
+
     def mask(self, queries: int, keys: int, window: int | None) -> Tensor | None:
         """
         What to add to the scores of `queries` tokens that are the last of `keys` tokens: 0 or minus infinity.

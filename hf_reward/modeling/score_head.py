@@ -14,6 +14,8 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from hf_reward.data.layouts import GroupSpans
 from hf_reward.errors import ConfigurationError
+from hf_reward.modeling.attention_plan import AttentionPlan
+from hf_reward.modeling.last_layer import last_feed_forward_only_at
 from hf_reward.modeling.shared_prompt import UnsupportedAttentionError, rows_without_padding
 
 
@@ -154,8 +156,10 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Any], spans: GroupS
         hidden: Tensor = backbone(**inputs, use_cache=False).last_hidden_state
         return hidden
     inputs = inputs | rows_without_padding(spans, inputs["input_ids"].device)
-    hidden = backbone(**inputs, use_cache=False).last_hidden_state
-    calls, layers = inputs["attention_plan"].calls, model.config.get_text_config().num_hidden_layers
+    plan: AttentionPlan = inputs["attention_plan"]
+    with last_feed_forward_only_at(plan.ends, backbone):
+        hidden = backbone(**inputs, use_cache=False).last_hidden_state
+    calls, layers = plan.calls, model.config.get_text_config().num_hidden_layers
     if calls != layers:
         raise UnsupportedAttentionError(
             f"{calls} of the {layers} layers of {type(model).__name__} use transformers' attention interface, so rows "

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_reward.data.collator import PreferenceCollator
@@ -88,7 +90,7 @@ ROWS = {
     "pairs": [group(9, 5, 3, seed=1), group(14, 2, 7, seed=2), group(4, 11, 11, seed=3)],
     "no common prompt": [group(0, 5, 3, seed=4), group(7, 2, 2, seed=5)],
     "one token prompt": [group(1, 5, 3, seed=6), group(1, 1, 1, seed=7)],
-    "empty completion": [group(6, 4, 0, seed=8), group(5, 0, 3, seed=9)],
+    "empty completion": [group(6, 4, 0, seed=8), group(5, 0, 3, seed=9), group(4, 0, 0, 2, seed=14)],
     "groups": [group(8, 4, 2, 6, seed=10), group(3, 2, 4, 1, 5, 3, seed=11), group(5, 2, 2, seed=12)],
     "one group": [group(9, 5, 3, seed=13)],
 }
@@ -165,6 +167,51 @@ def test_gradient_checkpointing_changes_nothing(name: str, reentrant: bool) -> N
     model.enable_input_require_grads()
     for layout in ("packed", "shared_prompt"):
         assert_equal(scored(model, EDGES, layout), padded, 2e-6, 1e-5)
+
+
+def tokens_seen(model: PreTrainedModel, rows: list[dict[str, Any]], layout: str) -> tuple[list[int], Any]:
+    """How many tokens go through the feed-forward part of every layer, and the rewards and gradients."""
+    seen: list[int] = []
+    parts = [module for name, module in model.named_modules() if name.endswith("mlp")]
+    hooks = [
+        part.gate_proj.register_forward_hook(lambda _, args, out: seen.append(out.shape[:-1].numel()))
+        for part in parts
+    ]
+    found = scored(model, rows, layout)
+    for hook in hooks:
+        hook.remove()
+    return seen, found
+
+
+def test_the_last_feed_forward_part_sees_the_tokens_of_rewards_alone() -> None:
+    model = build("llama")
+    rows = [group(9, 5, 3, seed=1), group(4, 0, 0, 2, seed=14)]
+    padded = tokens_seen(model, rows, "padded")
+    # Five rows of up to 14 tokens.
+    assert padded[0] == [70, 70, 70]
+    use_attention(model)
+    for layout, laid_out in (("packed", 14 + 12 + 4 + 4 + 6), ("shared_prompt", 9 + 5 + 3 + 4 + 2)):
+        seen, found = tokens_seen(model, rows, layout)
+        # Two completions that end with their prompt are read at one token if they share it.
+        assert seen == [laid_out, laid_out, 4 if layout == "shared_prompt" else 5]
+        assert_equal(found, padded[1], 2e-6, 1e-5)
+
+
+@pytest.mark.parametrize("by", ["transformers", "FSDP"])
+def test_a_last_layer_that_is_computed_twice_stays_whole(by: str) -> None:
+    model = build("llama").train()
+    padded = scored(model, EDGES, "padded")
+    use_attention(model)
+    if by == "transformers":
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        wrapped = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+        model.model.layers = nn.ModuleList(map(wrapped, model.model.layers))
+    tokens = PreferenceCollator(0, layout="shared_prompt")(EDGES)["input_ids"].numel()
+    seen, found = tokens_seen(model, EDGES, "shared_prompt")
+    assert seen == [tokens] * 6
+    names = [name.replace("_checkpoint_wrapped_module.", "") for name in found[1]]
+    assert_equal((found[0], dict(zip(names, found[1].values(), strict=True))), padded, 2e-6, 1e-5)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
