@@ -74,8 +74,6 @@ OPERATORS = {
     "copies": ("aten::cat", "aten::copy_", "aten::index", "aten::fill_", "aten::clone", "aten::to"),
     "elementwise": ("aten::mul", "aten::add", "aten::silu", "aten::pow", "aten::neg", "aten::div", "aten::sum"),
 }
-# Of so many batches, one is also measured for its peak memory.
-MEMORY_EVERY = 4
 
 
 def generated(name: str, count: int, seed: int = 0) -> list[dict[str, list[int]]]:
@@ -251,7 +249,7 @@ def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -
             numbers = {system: grouped if system == "grouped" else drawn for system in trainers}
             in_turn = list(trainers.items())
             in_turn = in_turn[number % len(in_turn) :] + in_turn[: number % len(in_turn)]
-            peaks = each(peak_memory, in_turn, numbers) if number % MEMORY_EVERY == 0 else {}
+            peaks = each(peak_memory, in_turn, numbers) if number % arguments.memory_every == 0 else {}
             found = each(timed, in_turn, numbers)
             for system, peak in peaks.items():
                 found[system]["peak_mib"] = peak
@@ -336,6 +334,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--memory_every", type=int, default=4, help="batches of which one is measured for its memory")
     parser.add_argument("--profile", action="store_true", help="also tell where the time of one step goes")
     parser.add_argument("--output", type=Path, default=Path("step_time.json"), help="one file for each distribution")
     parser.add_argument("--show", nargs="+", type=Path, help="show these results and measure nothing")

@@ -32,7 +32,7 @@ def check_saved_weights(model: PreTrainedModel | PeftModel, folder: str | Path) 
     ]
     if wrong:
         raise RunError(
-            f"{str(folder)!r} does not hold the model: {len(wrong)} of {len(expected)} weights are not as they should "
+            f"What was saved does not hold the model: {len(wrong)} of {len(expected)} weights are not as they should "
             f"be: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}. With DeepSpeed ZeRO-3, set "
             "`stage3_gather_16bit_weights_on_model_save` (in accelerate's file `zero3_save_16bit_model`) to true."
         )

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_reward.config import RewardConfig
 from hf_reward.errors import ConfigurationError, RunError
-from hf_reward.files import write_json
+from hf_reward.files import FILES_ASIDE, flush, whole_or_absent_files, write_json
 from hf_reward.training.fingerprint import ASKED, check_mode, check_same, what_is_asked
 from hf_reward.training.folder_lock import only_run_in
-from hf_reward.training.manifest import MANIFEST, check_trusted, flush, what_is_wrong, write_manifest
+from hf_reward.training.manifest import MANIFEST, check_trusted, what_is_wrong, write_manifest
 from hf_reward.training.out_of_memory import advise_when_out_of_memory
 from hf_reward.training.uploads import upload_checkpoint
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # The underscore keeps it out of what the Trainer uploads.
 _ASIDE = f"_tmp-{PREFIX_CHECKPOINT_DIR}-"
+_WEIGHTS = "model*.safetensors*"
 _NAME = re.compile(rf"^{PREFIX_CHECKPOINT_DIR}-(\d+)$")
 
 
@@ -105,6 +107,8 @@ def clear_leftovers(folder: str | Path) -> None:
 
     Nothing else may write into the folder meanwhile.
     """
+    for left in Path(folder).glob(f"{FILES_ASIDE}*"):
+        shutil.rmtree(left, ignore_errors=True)
     for left in Path(folder).glob(f"{_ASIDE}*"):
         for written in left.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             final = left.parent / written.name
@@ -245,6 +249,28 @@ class WholeCheckpoints(Trainer):
             keep = {final, *([Path(best)] if best else []), *([self._pushed] if push and not push.is_done() else [])}
             rotate(run_folder, self.args.save_total_limit, keep)
 
+    @contextlib.contextmanager
+    def _model_folder(self, folder: str | Path) -> Iterator[Path]:
+        """Where the files of a model are written that go to `folder`; there, each is whole, or as it was before."""
+        if self._aside is not None or not self.args.should_save:
+            yield Path(folder)
+            return
+        try:
+            with whole_or_absent_files(folder, last=("config.json", "adapter_config.json")) as aside:
+                yield aside
+                written = {path.name for path in aside.glob(_WEIGHTS)}
+            # Of an earlier model in another number of files; it would be loaded instead.
+            for path in Path(folder).glob(_WEIGHTS):
+                if written and path.name not in written:
+                    path.unlink()
+        except (OSError, SafetensorError) as failure:
+            left, _ = newest_complete(self.args.output_dir)
+            raise RunError(
+                f"the model could not be written to {folder} ({failure}); {_free(folder)}. What was half written is "
+                f"removed. The last complete checkpoint is {left.name if left else 'none'}; make room, and resume "
+                "from it."
+            ) from failure
+
     def _publish(self, aside: Path, final: Path) -> None:
         """Complete the checkpoint that lies aside, and give it its name."""
         written = aside / final.name
@@ -271,10 +297,14 @@ class WholeCheckpoints(Trainer):
             shutil.rmtree(aside, ignore_errors=True)
         left, _ = newest_complete(final.parent)
         raise RunError(
-            f"{final} could not be written ({failure or 'another process failed'}); "
-            f"{shutil.disk_usage(final.parent).free / 2**20:.0f} MiB are free there. What was half written is "
-            f"removed. The last complete checkpoint is {left.name if left else 'none'}; make room, and resume from it."
+            f"{final} could not be written ({failure or 'another process failed'}); {_free(final.parent)}. What was "
+            f"half written is removed. The last complete checkpoint is {left.name if left else 'none'}; make room, "
+            "and resume from it."
         ) from failure
+
+
+def _free(folder: str | Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
 
 
 def _step(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import transformers
 
 from hf_reward import __version__
 from hf_reward.errors import ConfigurationError
-from hf_reward.files import write_json
+from hf_reward.files import flush, write_json
 
 
 MANIFEST = "manifest.json"
@@ -35,15 +34,6 @@ def write_manifest(folder: Path, step: int, world_size: int, mode: str) -> None:
     flush(folder / MANIFEST)
     for inner in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush(inner)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from typing import Any, TypeVar
 
+import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -94,6 +95,7 @@ def finish_model(
 ) -> PreTrainedModel | PeftModel:
     """Agree with the tokenizer, bind the reward forward, add the adapter, and see that the head trains."""
     base = base_model(model)
+    warn_of_emulated_bfloat16(args)
     padded = args.batch_layout == "padded" or only_padded(model, args) is not None
     checkpointing = args.checkpoint_activations(by_default=padded)
     check_activation_checkpointing(base, checkpointing, args.gradient_checkpointing_kwargs)
@@ -110,6 +112,16 @@ def finish_model(
     if args.disable_dropout:
         disable_dropout(model)
     return model
+
+
+def warn_of_emulated_bfloat16(args: RewardConfig) -> None:
+    """Say that `bf16` makes a run slower on a processor that has no instructions for it."""
+    mkldnn = torch.backends.mkldnn.is_available()
+    if args.bf16 and args.device.type == "cpu" and mkldnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        logger.warning(
+            "bf16: this processor has no bfloat16 instructions, so its matrix products are many times slower than in "
+            "float32; leave `bf16` out here"
+        )
 
 
 def activation_offloading(

@@ -297,13 +297,13 @@ class RewardTrainer(ExactEvaluation, StopsOnSignal, LaidOutBatches):
         """Weights, config, tokenizer and chat template: a plain checkpoint, without pickled arguments."""
         if not self.args.should_save and not self.is_distributed_loading_by_transformers:
             return
-        folder = output_dir or self.args.output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        save_model(model, folder, state_dict=state_dict, is_main_process=self.args.should_save)
-        if self.args.should_save:
-            check_saved_weights(model, folder)
-        if self.args.should_save and self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+        with self._model_folder(output_dir or str(self.args.output_dir)) as folder:
+            save_model(model, folder, state_dict=state_dict, is_main_process=self.args.should_save)
+            if self.args.should_save:
+                check_saved_weights(model, folder)
+            if self.args.should_save and self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card, `README.md`, from what was observed of the run so far."""

@@ -298,3 +298,73 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last(reward_model, tokenizer, ch
         assert all(torch.isfinite(weight).all() for weight in weights.values())
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_run_killed_while_it_saves_its_model_leaves_the_model_that_was_there(
+    reward_model, tokenizer, chat_pairs, tmp_path
+) -> None:
+    one = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_strategy="no", max_steps=1)
+    one.save_model()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    one.train()
+
+    def half(folder, *args, **kwargs):
+        path = Path(folder) / "model.safetensors"
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        one.processing_class.save_pretrained = half
+        one.save_model()
+        os._exit(0)  # not reached
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+    # The next run in the folder removes what was left, and its model takes the place of the first.
+    again = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_strategy="no", max_steps=1)
+    again.train()
+    again.save_model()
+    assert {path.name for path in tmp_path.iterdir()} == before.keys()
+    assert before["model.safetensors"] != (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_a_model_that_does_not_fit_on_the_disk_leaves_nothing_and_says_where_to_go_on(
+    reward_model, tokenizer, chat_pairs, tmp_path
+) -> None:
+    one = trainer(reward_model, tokenizer, chat_pairs, tmp_path / "run", save_steps=1, max_steps=1)
+    one.train()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(
+            RunError,
+            match=r"the model could not be written to .*run \(.*MiB are free there.*is checkpoint-1; make room",
+        ):
+            one.save_model()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(("first", "then"), [("50KB", "1GB"), ("1GB", "50KB")])
+def test_a_model_in_another_number_of_files_replaces_the_one_before(
+    first: str, then: str, reward_model, tokenizer, chat_pairs, tmp_path, monkeypatch
+) -> None:
+    one = trainer(reward_model, tokenizer, chat_pairs, tmp_path, save_strategy="no", max_steps=1)
+    save = type(reward_model).save_pretrained
+    for size in (first, then):
+        monkeypatch.setattr(
+            type(reward_model),
+            "save_pretrained",
+            lambda self, *args, size=size, **kw: save(self, *args, max_shard_size=size, **kw),
+        )
+        with torch.no_grad():
+            one.model.score.weight.add_(1)
+        one.save_model()
+    loaded = type(reward_model).from_pretrained(tmp_path)
+    assert torch.equal(loaded.score.weight, one.model.score.weight)
+    assert (tmp_path / "model.safetensors").is_file() is (then == "1GB")
+    assert (tmp_path / "model.safetensors.index.json").is_file() is (then == "50KB")

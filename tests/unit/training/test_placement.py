@@ -135,3 +135,23 @@ def test_activations_that_wait_elsewhere_change_nothing(
     with caplog.at_level("INFO"):
         assert trained(None, offloading=True) == plain
     assert caplog.text.count("activation_offloading: off, because this run is on a CPU") == 1
+
+
+@pytest.mark.parametrize(
+    ("bf16", "has_instructions", "said"), [(True, False, 1), (True, True, 0), (False, False, 0), (None, False, 0)]
+)
+def test_bfloat16_on_a_processor_without_it_is_called_slow(
+    bf16: bool | None,
+    has_instructions: bool,
+    said: int,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    chat_pairs: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instructions)
+    args = RewardConfig(str(tmp_path), use_cpu=True, report_to="none", bf16=bf16)
+    RewardTrainer(copy.deepcopy(reward_model), args, train_dataset=chat_pairs, processing_class=tokenizer)
+    assert caplog.text.count("bf16: this processor has no bfloat16 instructions") == said
