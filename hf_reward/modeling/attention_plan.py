@@ -20,12 +20,14 @@ class AttentionPlan:
 
     Attributes:
         calls (`int`): How many layers have asked for attention by this plan.
+        only_ends (`bool`): From here on, attention is needed at the ends of completions only.
     """
 
     def __init__(self, spans: GroupSpans, device: torch.device) -> None:
         self.spans = spans
         self.device = device
         self.calls = 0
+        self.only_ends = False
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
 
     @cached_property

@@ -1,29 +1,60 @@
-"""The feed-forward part of the last layer: computed at the tokens where rewards are read, and nowhere else."""
+"""What the last layer computes for rewards alone: at the tokens where they are read, and nowhere else."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hf_reward.modeling.attention_plan import AttentionPlan
+
+
+# Modules of a layer that take token by token, and whose results go on to nothing but the reward of the same token:
+# queries, what follows the attention, and the feed-forward part. Keys and values are read by later tokens.
+ONLY_FOR_REWARDS = ("q_proj", "o_proj", "mlp")
+
 
 @contextmanager
-def last_feed_forward_only_at(places: Tensor, backbone: nn.Module) -> Iterator[None]:
+def last_layer_only_for_rewards(plan: AttentionPlan, backbone: nn.Module) -> Iterator[None]:
     """
-    Let the feed-forward part of the last layer see these tokens only, and give zeros at all others.
+    Let the last layer compute all but keys and values at the ends of completions only, and give zeros elsewhere.
 
     Nothing attends to what the last layer gives, so rewards and gradients stay what they are, and most of one layer is
-    spared. A layer that is computed a second time for its gradients, and one without a module named `mlp`, stay whole.
+    spared. A layer that is computed a second time for its gradients stays whole, and so do modules of other names than
+    `ONLY_FOR_REWARDS`.
 
     Args:
-        places (`torch.Tensor`): Columns of the one row at which rewards are read, none of them twice; (n,).
+        plan (`AttentionPlan`): Where the completions of the one row end.
         backbone (`nn.Module`): The model below the score head.
     """
-    feed_forward = _last_feed_forward(backbone)
-    if feed_forward is None:
+    layers = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers or _computed_twice(backbone, layers[-1]):
         yield
         return
+    with ExitStack() as hooks:
+        hooks.enter_context(_attends_at_ends_only(plan, layers[-1]))
+        for name, module in layers[-1].named_modules():
+            if name.rpartition(".")[2] in ONLY_FOR_REWARDS:
+                hooks.enter_context(_only_at(plan.ends, module))
+        yield
+
+
+@contextmanager
+def _attends_at_ends_only(plan: AttentionPlan, layer: nn.Module) -> Iterator[None]:
+    def begin(_layer: nn.Module, _args: tuple[Any, ...]) -> None:
+        plan.only_ends = True
+
+    hook = layer.register_forward_pre_hook(begin)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _only_at(places: Tensor, module: nn.Module) -> Iterator[None]:
+    """Let a module see the tokens at these places only, and give zeros at all others."""
     lengths: list[int] = []
 
     def narrow(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -37,18 +68,12 @@ def last_feed_forward_only_at(places: Tensor, backbone: nn.Module) -> Iterator[N
         whole = hidden.new_zeros(1, lengths.pop(), hidden.shape[2]).index_copy(1, places, hidden)
         return (whole, *others) if isinstance(output, tuple) else whole
 
-    hooks = [feed_forward.register_forward_pre_hook(narrow), feed_forward.register_forward_hook(widen)]
+    hooks = module.register_forward_pre_hook(narrow), module.register_forward_hook(widen)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _last_feed_forward(backbone: nn.Module) -> nn.Module | None:
-    layers = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
-    found = getattr(layers[-1], "mlp", None) if layers else None
-    return found if isinstance(found, nn.Module) and not _computed_twice(backbone, layers[-1]) else None
 
 
 def _computed_twice(backbone: nn.Module, layer: nn.Module) -> bool:

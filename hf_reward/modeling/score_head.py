@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from hf_reward.data.layouts import GroupSpans
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.attention_plan import AttentionPlan
-from hf_reward.modeling.last_layer import last_feed_forward_only_at
+from hf_reward.modeling.last_layer import last_layer_only_for_rewards
 from hf_reward.modeling.shared_prompt import UnsupportedAttentionError, rows_without_padding
 
 
@@ -157,7 +157,7 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Any], spans: GroupS
         return hidden
     inputs = inputs | rows_without_padding(spans, inputs["input_ids"].device)
     plan: AttentionPlan = inputs["attention_plan"]
-    with last_feed_forward_only_at(plan.ends, backbone):
+    with last_layer_only_for_rewards(plan, backbone):
         hidden = backbone(**inputs, use_cache=False).last_hidden_state
     calls, layers = plan.calls, model.config.get_text_config().num_hidden_layers
     if calls != layers:

@@ -145,6 +145,8 @@ def _by_segments(
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1:
         k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
+    if plan.only_ends:
+        return _at_ends(q, k, v, plan, scaling, window).to(query.dtype)
     # Cut once in each way: slices would each have a backward pass over the whole row.
     queries = iter(q.split(plan.heads_and_tails, dim=2))
     wholes = iter(zip(k.split(plan.heads_and_tails, dim=2), v.split(plan.heads_and_tails, dim=2), strict=True))
@@ -160,6 +162,27 @@ def _by_segments(
                     keys, values = (torch.cat(both, dim=2) for both in ((prompt_k, own_k), (prompt_v, own_v)))
                     outputs.append(_attend(part, keys, values, plan, scaling, window))
     return torch.cat(outputs, dim=1).to(query.dtype)
+
+
+def _at_ends(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float | None, window: int | None
+) -> Tensor:
+    """One call for every token at which a completion ends; zeros for all others."""
+    queries = iter(query.index_select(2, plan.ends).split(1, dim=2))
+    pieces = iter(zip(key.split(plan.pieces, dim=2), value.split(plan.pieces, dim=2), strict=True))
+    outputs = []
+    with torch.autocast(query.device.type, enabled=False):
+        for _, completions in plan.spans:
+            prompt, ends_with_prompt = next(pieces), False
+            for length in completions:
+                own = next(pieces)
+                # Completions that end with their prompt end at one token.
+                if length or not ends_with_prompt:
+                    keys, values = (torch.cat(both, dim=2) for both in zip(prompt, own, strict=True))
+                    outputs.append(_attend(next(queries), keys, values, plan, scaling, window))
+                ends_with_prompt |= not length
+    found = torch.cat(outputs, dim=1)
+    return found.new_zeros(1, query.shape[2], *found.shape[2:]).index_copy(1, plan.ends, found)
 
 
 def _attend(

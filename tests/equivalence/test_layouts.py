@@ -169,13 +169,14 @@ def test_gradient_checkpointing_changes_nothing(name: str, reentrant: bool) -> N
         assert_equal(scored(model, EDGES, layout), padded, 2e-6, 1e-5)
 
 
-def tokens_seen(model: PreTrainedModel, rows: list[dict[str, Any]], layout: str) -> tuple[list[int], Any]:
-    """How many tokens go through the feed-forward part of every layer, and the rewards and gradients."""
-    seen: list[int] = []
-    parts = [module for name, module in model.named_modules() if name.endswith("mlp")]
+def tokens_seen(model: PreTrainedModel, rows: list[dict[str, Any]], layout: str) -> tuple[dict[str, list[int]], Any]:
+    """How many tokens go through the parts of every layer, and the rewards and gradients."""
+    seen: dict[str, list[int]] = {name: [] for name in ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")}
     hooks = [
-        part.gate_proj.register_forward_hook(lambda _, args, out: seen.append(out.shape[:-1].numel()))
-        for part in parts
+        module.register_forward_hook(lambda _, args, out, into=into: into.append(args[0].shape[:-1].numel()))
+        for name, into in seen.items()
+        for place, module in model.named_modules()
+        if place.endswith(name)
     ]
     found = scored(model, rows, layout)
     for hook in hooks:
@@ -183,18 +184,20 @@ def tokens_seen(model: PreTrainedModel, rows: list[dict[str, Any]], layout: str)
     return seen, found
 
 
-def test_the_last_feed_forward_part_sees_the_tokens_of_rewards_alone() -> None:
+def test_the_last_layer_sees_the_tokens_of_rewards_alone_but_for_keys_and_values() -> None:
     model = build("llama")
     rows = [group(9, 5, 3, seed=1), group(4, 0, 0, 2, seed=14)]
-    padded = tokens_seen(model, rows, "padded")
+    seen, padded = tokens_seen(model, rows, "padded")
     # Five rows of up to 14 tokens.
-    assert padded[0] == [70, 70, 70]
+    assert all(tokens == [70, 70, 70] for tokens in seen.values())
     use_attention(model)
     for layout, laid_out in (("packed", 14 + 12 + 4 + 4 + 6), ("shared_prompt", 9 + 5 + 3 + 4 + 2)):
         seen, found = tokens_seen(model, rows, layout)
         # Two completions that end with their prompt are read at one token if they share it.
-        assert seen == [laid_out, laid_out, 4 if layout == "shared_prompt" else 5]
-        assert_equal(found, padded[1], 2e-6, 1e-5)
+        last = 4 if layout == "shared_prompt" else 5
+        assert seen.pop("k_proj") == seen.pop("v_proj") == [laid_out] * 3
+        assert all(tokens == [laid_out, laid_out, last] for tokens in seen.values())
+        assert_equal(found, padded, 2e-6, 1e-5)
 
 
 @pytest.mark.parametrize("by", ["transformers", "FSDP"])
@@ -209,7 +212,8 @@ def test_a_last_layer_that_is_computed_twice_stays_whole(by: str) -> None:
         model.model.layers = nn.ModuleList(map(wrapped, model.model.layers))
     tokens = PreferenceCollator(0, layout="shared_prompt")(EDGES)["input_ids"].numel()
     seen, found = tokens_seen(model, EDGES, "shared_prompt")
-    assert seen == [tokens] * 6
+    assert set(itertools.chain.from_iterable(seen.values())) == {tokens}
+    assert len(seen["q_proj"]) == 6
     names = [name.replace("_checkpoint_wrapped_module.", "") for name in found[1]]
     assert_equal((found[0], dict(zip(names, found[1].values(), strict=True))), padded, 2e-6, 1e-5)
 
