@@ -114,7 +114,8 @@ def bind_reward_forward(model: PreTrainedModel) -> None:
     hidden states at these positions only. The others (encoders) keep their own pooling and head, and the position
     tells the row. The head itself computes in float32, inside its own call, so that every wrapper sees it.
 
-    With `group_spans`, the one row of `input_ids` holds groups without padding; see `modeling/shared_prompt.py`.
+    With `group_spans`, the one row of `input_ids` holds groups without padding, and the positions are the ends of
+    their completions, since nothing else is computed in the last layer; see `modeling/shared_prompt.py`.
     """
     if _OWN in model.__dict__:
         return

@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_reward.config import RewardConfig
 from hf_reward.errors import ConfigurationError, RunError
 from hf_reward.files import FILES_ASIDE, flush, whole_or_absent_files, write_json
+from hf_reward.training.disk_space import free_space, warn_of_a_full_disk
 from hf_reward.training.fingerprint import ASKED, check_mode, check_same, what_is_asked
 from hf_reward.training.folder_lock import only_run_in
 from hf_reward.training.manifest import MANIFEST, check_trusted, what_is_wrong, write_manifest
@@ -173,6 +174,7 @@ class WholeCheckpoints(Trainer):
         try:
             stack.enter_context(only_run_in(folder))
             clear_leftovers(folder)
+            warn_of_a_full_disk(self.model, self.args)
             self._asked = what_is_asked(self)
             found = resolve_resume(folder, resume, self.verify_checkpoints)
             if found is not None:
@@ -304,7 +306,7 @@ class WholeCheckpoints(Trainer):
 
 
 def _free(folder: str | Path) -> str:
-    return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
+    return f"{free_space(folder) / 2**20:.0f} MiB are free there"
 
 
 def _step(path: Path) -> int:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import hf_reward.training.manifest as manifests
 from hf_reward import ConfigurationError, RewardConfig, RewardTrainer
 from hf_reward.errors import RunError
 from hf_reward.training.checkpoints import checkpoints, newest_complete, resolve_resume, rotate
+from hf_reward.training.disk_space import checkpoint_bytes
 from hf_reward.training.manifest import what_is_wrong
 
 
@@ -296,6 +298,30 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last(reward_model, tokenizer, ch
         assert [path.name for path in (disk / "run").iterdir()] == ["checkpoint-2"]
         weights = load_file(disk / "run" / "checkpoint-2" / "model.safetensors")
         assert all(torch.isfinite(weight).all() for weight in weights.values())
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize(("size", "said"), [("200k", 1), ("20m", 0)])
+def test_a_disk_without_room_for_one_checkpoint_is_named_before_the_first_step(
+    size: str, said: int, reward_model, tokenizer, chat_pairs, tmp_path, caplog
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        one = trainer(reward_model, tokenizer, chat_pairs, disk / "run", max_steps=1, save_steps=1)
+        steps = []
+        step = one.training_step
+        one.training_step = lambda *args, **kwargs: steps.append(caplog.text) or step(*args, **kwargs)
+        with pytest.raises(RunError, match="checkpoint-1 could not be written") if said else nullcontext():
+            one.train()
+        assert steps[0].count("MiB are free there, and a checkpoint takes about") == said
+        if not said:
+            files = [path.stat().st_size for path in (disk / "run" / "checkpoint-1").iterdir()]
+            assert checkpoint_bytes(one.model, one.args) == pytest.approx(sum(files), rel=0.3)
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
