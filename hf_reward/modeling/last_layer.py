@@ -54,15 +54,19 @@ def _attends_at_ends_only(plan: AttentionPlan, layer: nn.Module) -> Iterator[Non
 
 @contextmanager
 def _only_at(places: Tensor, module: nn.Module) -> Iterator[None]:
-    """Let a module see the tokens at these places only, and give zeros at all others."""
+    """Let a module see the tokens at these places only, and give zeros at all others, if it is called with a row."""
     lengths: list[int] = []
 
-    def narrow(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def narrow(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not args or args[0].dim() != 3:
+            return None
         hidden, *others = args
         lengths.append(hidden.shape[1])
         return hidden.index_select(1, places), *others
 
     def widen(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if not lengths:
+            return None
         # A mixture of experts may give what its router found, too.
         hidden, *others = output if isinstance(output, tuple) else (output,)
         whole = hidden.new_zeros(1, lengths.pop(), hidden.shape[2]).index_copy(1, places, hidden)

@@ -145,6 +145,7 @@ class WholeCheckpoints(Trainer):
     """
 
     args: RewardConfig
+    model: Any
     # Whether resuming compares the sizes of files ("sizes") or their hashes too ("full").
     verify_checkpoints = "sizes"
     checkpoints_written = 0

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from hf_reward.data.collator import PreferenceCollator
 from hf_reward.data.layouts import shared_prompt_length
 from hf_reward.modeling.adapters import add_adapter, base_model
+from hf_reward.modeling.last_layer import _only_at
 from hf_reward.modeling.layout import EXACT_WINDOWS
 from hf_reward.modeling.score_head import bind_reward_forward, completion_rewards
 from hf_reward.modeling.shared_prompt import AttentionPlan, UnsupportedAttentionError, attention_forward, use_attention
@@ -198,6 +200,17 @@ def test_the_last_layer_sees_the_tokens_of_rewards_alone_but_for_keys_and_values
         assert seen.pop("k_proj") == seen.pop("v_proj") == [laid_out] * 3
         assert all(tokens == [laid_out, laid_out, last] for tokens in seen.values())
         assert_equal(found, padded, 2e-6, 1e-5)
+
+
+@pytest.mark.parametrize("call", [lambda part, row: part(input=row), lambda part, row: part(row[0]).unsqueeze(0)])
+def test_a_part_that_is_not_called_with_a_row_stays_whole(call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    part, row = nn.Linear(4, 3), torch.randn(1, 5, 4)
+    whole = part(row)
+    with _only_at(torch.tensor([1, 3]), part):
+        assert torch.equal(call(part, row), whole)
+        narrow = part(row)
+    torch.testing.assert_close(narrow, whole * torch.tensor([0, 1, 0, 1, 0]).view(1, 5, 1))
+    assert torch.equal(part(row), whole)
 
 
 @pytest.mark.parametrize("by", ["transformers", "FSDP"])
