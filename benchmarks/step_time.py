@@ -10,8 +10,10 @@ A step is collation, forward, backward, clipping and fused AdamW, on one thread.
 random as TRL's sampler draws it, and goes through all systems one after another; only the length-grouped layout
 divides the same pairs into other batches. Time is CPU time of the process, so that other work on the machine counts
 little. Peak memory is the high-water mark of the resident set above what it was before the step; weights and optimizer
-state are not in it. It is measured in steps of its own, for which freed memory is given back first: a timed step would
-pay for getting it again. Results are written batch by batch, and a run that was stopped goes on where it was.
+state are not in it; it is measured in steps of its own, for which freed memory is given back first: a timed step would
+pay for getting it again. The bound is the time of the matrix products with weights alone, once for every token that is
+needed, at the rate of this machine's best product. Results are written batch by batch, and a run that was stopped goes
+on where it was.
 """
 
 import argparse
@@ -190,6 +192,24 @@ def peak_memory(work: Callable[[], int]) -> float:
     return resident("VmHWM") - before
 
 
+def product_rate(dtype: torch.dtype, size: int = 1536) -> float:
+    """Floating-point operations of matrix products that this machine does in a second, at best; a few are timed."""
+    one, other = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+
+    def rate() -> float:
+        cpu = time.process_time()
+        torch.nn.functional.linear(one, other)
+        return 2 * size**3 / (time.process_time() - cpu)
+
+    return max(rate() for _ in range(5))
+
+
+def operations_of_a_token() -> int:
+    """Floating-point operations of the matrix products with weights, forward and backward, for one token."""
+    linears = [part for part in model().model.modules() if isinstance(part, torch.nn.Linear)]
+    return 6 * sum(part.weight.numel() for part in linears)
+
+
 def profiled(work: Callable[[], int]) -> dict[str, float]:
     """Parts of the CPU time of one piece of work, by the kind of operator."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -238,6 +258,8 @@ def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -
         "commit": commit.stdout.strip(),
         "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "operations_of_a_token": operations_of_a_token(),
+        "operations_a_second": product_rate(getattr(torch, arguments.dtype)),
     }
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
@@ -266,6 +288,11 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     batches = result["batches"]
     total = {s: {k: sum(b[s][k] for b in batches) for k in ("cpu_s", "tokens")} for s in batches[0]}
     peaks = {system: [b[system]["peak_mib"] for b in batches if "peak_mib" in b[system]] for system in batches[0]}
+    bound = None
+    if "operations_a_second" in result and "shared_prompt" in total:
+        # Each token once, and nothing but matrix products with weights, at the rate of the best.
+        needed = total["shared_prompt"]["tokens"] * result["operations_of_a_token"]
+        bound = needed / result["operations_a_second"]
     table = []
     for system in batches[0]:
         ratios = [b["trl"]["cpu_s"] / b[system]["cpu_s"] for b in batches]
@@ -279,6 +306,7 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "median": median(ratios),
                 "quartiles": f"{spread[0]:.2f} to {spread[2]:.2f}",
                 "tokens to TRL": total["trl"]["tokens"] / total[system]["tokens"],
+                "part of the bound": bound and bound / total[system]["cpu_s"],
                 "speed to grouped": total["grouped"]["cpu_s"] / total[system]["cpu_s"] if "grouped" in total else None,
                 "peak MiB": mean(peaks[system]),
                 "peak to TRL": sum(peaks[system]) / sum(peaks["trl"]),
