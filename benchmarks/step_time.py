@@ -114,6 +114,17 @@ def from_file(file: str) -> list[dict[str, list[int]]]:
     return [{side: row[side] for side in ("chosen_input_ids", "rejected_input_ids")} for row in rows]
 
 
+def as_dataset(rows: list[dict[str, list[int]]]) -> Dataset:
+    """The pairs with the columns that a tokenised dataset has."""
+    lengths = [max(map(len, row.values())) for row in rows]
+    return Dataset.from_list(
+        [
+            row | {"length": length, "prompt_length": 0, "prompt_key": key}
+            for key, (row, length) in enumerate(zip(rows, lengths, strict=True))
+        ]
+    )
+
+
 def model(seed: int = 0) -> PreTrainedModel:
     """A Llama of 15.7 million parameters."""
     torch.manual_seed(seed)
@@ -381,12 +392,7 @@ def main() -> None:
             for name in arguments.lengths
         }
     for name, (rows, output) in cells.items():
-        columns = {"prompt_length": [0] * len(rows), "prompt_key": list(range(len(rows)))}
-        columns["length"] = [max(map(len, row.values())) for row in rows]
-        dataset = Dataset.from_list(rows)
-        for column, values in columns.items():
-            dataset = dataset.add_column(column, values)
-        run(name, dataset, arguments, output)
+        run(name, as_dataset(rows), arguments, output)
     show([output for _, output in cells.values()], arguments.chart)
 
 
