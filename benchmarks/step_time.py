@@ -11,8 +11,8 @@ random as TRL's sampler draws it, and goes through all systems one after another
 divides the same pairs into other batches. Time is CPU time of the process, so that other work on the machine counts
 little. Peak memory is the high-water mark of the resident set above what it was before the step; weights and optimizer
 state are not in it; it is measured in steps of its own, for which freed memory is given back first: a timed step would
-pay for getting it again. The bound is the time of the matrix products with weights alone, once for every token that is
-needed, at the rate of this machine's best product. Results are written batch by batch, and a run that was stopped goes
+pay for getting it again. The bound is the time of the matrix products with weights alone that every token needs once,
+at the rate of the best product that was seen in the run. Results are written batch by batch, and a run that was stopped goes
 on where it was.
 """
 
@@ -216,9 +216,13 @@ def product_rate(dtype: torch.dtype, size: int = 1536) -> float:
 
 
 def operations_of_a_token() -> int:
-    """Floating-point operations of the matrix products with weights, forward and backward, for one token."""
-    linears = [part for part in model().model.modules() if isinstance(part, torch.nn.Linear)]
-    return 6 * sum(part.weight.numel() for part in linears)
+    """
+    Floating-point operations of the matrix products with weights, forward and backward, that every token needs: in the
+    last layer those for keys and values.
+    """
+    *others, last = model().model.layers
+    parts = [part for layer in others for part in layer.modules() if isinstance(part, torch.nn.Linear)]
+    return 6 * sum(part.weight.numel() for part in (*parts, last.self_attn.k_proj, last.self_attn.v_proj))
 
 
 def profiled(work: Callable[[], int]) -> dict[str, float]:
@@ -270,7 +274,6 @@ def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -
         "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "operations_of_a_token": operations_of_a_token(),
-        "operations_a_second": product_rate(getattr(torch, arguments.dtype)),
     }
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
@@ -284,6 +287,8 @@ def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -
             in_turn = in_turn[number % len(in_turn) :] + in_turn[: number % len(in_turn)]
             peaks = each(peak_memory, in_turn, numbers) if number % arguments.memory_every == 0 else {}
             found = each(timed, in_turn, numbers)
+            rate = product_rate(getattr(torch, arguments.dtype))
+            done["operations_a_second"] = max(rate, done.get("operations_a_second", 0))
             for system, peak in peaks.items():
                 found[system]["peak_mib"] = peak
             if arguments.profile and "profile" not in done:
@@ -301,7 +306,6 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     peaks = {system: [b[system]["peak_mib"] for b in batches if "peak_mib" in b[system]] for system in batches[0]}
     bound = None
     if "operations_a_second" in result and "shared_prompt" in total:
-        # Each token once, and nothing but matrix products with weights, at the rate of the best.
         needed = total["shared_prompt"]["tokens"] * result["operations_of_a_token"]
         bound = needed / result["operations_a_second"]
     table = []
