@@ -12,8 +12,8 @@ divides the same pairs into other batches. Time is CPU time of the process, so t
 little. Peak memory is the high-water mark of the resident set above what it was before the step; weights and optimizer
 state are not in it; it is measured in steps of its own, for which freed memory is given back first: a timed step would
 pay for getting it again. The bound is the time of the matrix products with weights alone that every token needs once,
-at the rate of the best product that was seen in the run. Results are written batch by batch, and a run that was stopped goes
-on where it was.
+at the rate of the best product that was seen in the run. Results are written batch by batch, and a run that was
+stopped goes on where it was.
 """
 
 import argparse
