@@ -270,7 +270,7 @@ def run(name: str, rows: Dataset, arguments: argparse.Namespace, output: Path) -
         "pairs_per_batch": arguments.pairs,
         "dtype": arguments.dtype,
         "command": shlex.join(["python", "benchmarks/step_time.py", *(Path(word).name for word in sys.argv[1:])]),
-        "commit": commit.stdout.strip(),
+        "commits": list(dict.fromkeys([*done.get("commits", []), commit.stdout.strip()])),
         "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "operations_of_a_token": operations_of_a_token(),
