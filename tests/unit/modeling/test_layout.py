@@ -151,7 +151,7 @@ def test_wrong_rewards_make_a_run_fall_back_layout_by_layout(
 
     def blind(query, key, value, plan, scaling, window):
         """Completions that do not see their prompt: what happens without the right keys."""
-        if key.shape[2] > query.shape[2]:
+        if key.shape[2] > query.shape[2] and any(prompt for prompt, _ in plan.spans):
             key, value = key[:, :, -query.shape[2] :], value[:, :, -query.shape[2] :]
         return kept(query, key, value, plan, scaling, window)
 
