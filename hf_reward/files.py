@@ -90,6 +90,14 @@ def write_json(value: Any, path: str | Path) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def nearest_existing(folder: str | Path) -> Path:
+    """The folder itself, or the one nearest above it that is there."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
 def check_writable(folder: str | Path, key: str) -> None:
     """
     See that a folder can be written to, or made, without leaving anything there.
@@ -97,9 +105,7 @@ def check_writable(folder: str | Path, key: str) -> None:
     Raises:
         `ConfigurationError`: It cannot; the message names the key and the place that refuses.
     """
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
+    place = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

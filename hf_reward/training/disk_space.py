@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from hf_reward.config import RewardConfig
+from hf_reward.files import nearest_existing
 
 
 logger = logging.getLogger(__name__)
@@ -15,10 +16,7 @@ logger = logging.getLogger(__name__)
 
 def free_space(folder: str | Path) -> int:
     """Free bytes where a folder is, or will be made."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def checkpoint_bytes(model: nn.Module, args: RewardConfig) -> int:
