@@ -12,8 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from peft import PeftModel
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from hf_reward.config import RewardConfig
 from hf_reward.data.cache import describe_tokenizer
+from hf_reward.data.columns import LEARNED_FROM
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model
 from hf_reward.training.manifest import read_manifest
@@ -45,8 +49,6 @@ HARMLESS = (
     *("model_init_kwargs", "score_head_init", "chat_template_path", "eos_token", "pad_token", "add_bos"),
     "total_episodes",
 )
-# Columns that decide nothing in training.
-_ASIDE = {"subset", "length", "prompt_length"}
 _ADAPTER = ("r", "lora_alpha", "use_rslora", "use_dora")
 _ROWS_AT_ONCE = 1000
 
@@ -58,37 +60,43 @@ def what_is_asked(trainer: Any) -> dict[str, Any]:
     Args:
         trainer ([`RewardTrainer`]): Before its model is wrapped.
     """
-    args, model, data = trainer.args, trainer.model, trainer.train_dataset
-    trainer._set_signature_columns_if_needed()
-    used = set(trainer._signature_columns) - _ASIDE
-    described = describe_tokenizer(trainer.processing_class)
+    asked = asked_of_data(trainer.args, trainer.processing_class, trainer.train_dataset, trainer.eval_dataset)
+    return asked | {"model": _describe_model(trainer.model)}
+
+
+def asked_of_data(args: RewardConfig, tokenizer: Tokenizer, train: Any, evaluation: Any) -> dict[str, Any]:
+    """The part of [`what_is_asked`] that is known before a model is loaded: settings, tokenizer and tokenised data."""
+    described = describe_tokenizer(tokenizer)
     template = described.pop("chat_template")
-    sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
-    adapter = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+    sets = evaluation if isinstance(evaluation, dict) else {"eval": evaluation}
     return {
         "settings": {name: _plain(getattr(args, name, None)) for name in (*DECIDED, *FROM_HERE_ON)},
-        "steps": optimizer_steps(args, len(data) if isinstance(data, Dataset) else 1),
+        "steps": optimizer_steps(args, len(train) if isinstance(train, Dataset) else 1),
         "pairs_per_step": pairs_per_step(args),
         "processes": args.world_size,
-        "data": describe_data(data, used),
-        "evaluation": {name: describe_data(part, used) for name, part in sets.items() if part is not None},
+        "data": describe_data(train),
+        "evaluation": {name: describe_data(part) for name, part in sets.items() if part is not None},
         "chat_template": _digest(template),
         "tokenizer": _digest(described),
-        "model": {
-            "class": type(base_model(model)).__name__,
-            "dtype": str(model.dtype),
-            "parameters": sum(_shape(parameter).numel() for parameter in model.parameters()),
-            "structure": _digest([(n, list(_shape(p)), p.requires_grad) for n, p in model.named_parameters()]),
-            "adapter": adapter and {name: getattr(adapter, name, None) for name in _ADAPTER},
-        },
     }
 
 
-def describe_data(dataset: Any, used: set[str]) -> dict[str, Any]:
-    """Rows of a prepared dataset, and a digest of its columns that are used; of a stream neither is known."""
+def _describe_model(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
+    adapter = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+    return {
+        "class": type(base_model(model)).__name__,
+        "dtype": str(model.dtype),
+        "parameters": sum(_shape(parameter).numel() for parameter in model.parameters()),
+        "structure": _digest([(n, list(_shape(p)), p.requires_grad) for n, p in model.named_parameters()]),
+        "adapter": adapter and {name: getattr(adapter, name, None) for name in _ADAPTER},
+    }
+
+
+def describe_data(dataset: Any) -> dict[str, Any]:
+    """Rows of a prepared dataset, and a digest of what is learned from them; of a stream neither is known."""
     if not isinstance(dataset, Dataset):
         return {"rows": None, "digest": None}
-    columns = sorted(used.intersection(dataset.column_names))
+    columns = sorted(set(LEARNED_FROM).intersection(dataset.column_names))
     digest = hashlib.blake2b(json.dumps(columns).encode(), digest_size=16)
     for table in dataset.select_columns(columns).with_format("arrow").iter(_ROWS_AT_ONCE):
         for column in table.columns:
@@ -103,21 +111,36 @@ def check_same(checkpoint: Path, now: dict[str, Any]) -> None:
     Raises:
         `ConfigurationError`: The result would not be what is asked for.
     """
-    path = checkpoint / ASKED
-    if not path.is_file():
+    check_decided(checkpoint, now)
+    then = _asked_then(checkpoint)
+    if then is None:
         logger.warning("%s holds no %s: what its run was asked cannot be compared", checkpoint.name, ASKED)
         return
-    then = json.loads(path.read_text(encoding="utf-8"))
-    decided = _decided(then, now)
+    for difference in _from_here_on(then, now):
+        logger.warning("resuming is not bit for bit: %s", difference)
+    if now["data"]["digest"] is None:
+        logger.warning("the training data is a stream: whether it is that of %s is not known", checkpoint.name)
+
+
+def check_decided(checkpoint: Path, now: dict[str, Any]) -> None:
+    """
+    The refusals of [`check_same`]; `now` may be what is known before a model is loaded, [`asked_of_data`].
+
+    Raises:
+        `ConfigurationError`: The result would not be what is asked for.
+    """
+    then = _asked_then(checkpoint)
+    decided = [] if then is None else _decided(then, now)
     if decided:
         raise ConfigurationError(
             f"{checkpoint.name} cannot be gone on from: {'; '.join(decided)}. Ask for what it was asked for, or start "
             "anew in another folder."
         )
-    for difference in _from_here_on(then, now):
-        logger.warning("resuming is not bit for bit: %s", difference)
-    if now["data"]["digest"] is None:
-        logger.warning("the training data is a stream: whether it is that of %s is not known", checkpoint.name)
+
+
+def _asked_then(checkpoint: Path) -> dict[str, Any] | None:
+    path = checkpoint / ASKED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def check_mode(checkpoint: Path, mode: str, world_size: int) -> None:
@@ -160,6 +183,8 @@ def _decided(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in ("chat_template", "tokenizer"):
         if then[name] != now[name]:
             found.append(f"the {name.replace('_', ' ')} is another")
+    if "model" not in now:
+        return found
     old, new = then["model"], now["model"]
     if old["structure"] != new["structure"] or old["class"] != new["class"]:
         found.append(

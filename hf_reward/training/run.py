@@ -18,6 +18,7 @@ from hf_reward.training.callbacks import CountFromTheStart
 from hf_reward.training.checkpoints import clear_leftovers, resolve_resume
 from hf_reward.training.data import RunData, check_positions, load_data
 from hf_reward.training.dry_run import DryRun, describe
+from hf_reward.training.fingerprint import asked_of_data, check_decided
 from hf_reward.training.folder_lock import check_no_other_run, only_run_in
 from hf_reward.training.merged import check_can_merge, merge_trained
 from hf_reward.training.mode import ModeCheck, check_world_size
@@ -71,6 +72,9 @@ def run(args: RewardConfig, data_args: DataArguments, model_args: ModelArguments
     check_positions(data, longest_input(config))
     if data_args.cache_dataset_only:
         return RunResult(args.output_dir, data_report=data.report, data_only=True)
+    if args.resume_from_checkpoint:
+        # What the model itself decides is compared when it is there.
+        check_decided(Path(args.resume_from_checkpoint), asked_of_data(args, tokenizer, data.train, data.evaluation))
     if data_args.dry_run:
         return RunResult(
             args.output_dir, data_report=data.report, dry_run=describe(args, model_args, tokenizer, data.train)

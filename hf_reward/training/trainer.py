@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from hf_reward.config import RewardConfig
 from hf_reward.data.collator import PreferenceCollator
+from hf_reward.data.columns import GOING_ALONG, LEARNED_FROM
 from hf_reward.errors import ConfigurationError
 from hf_reward.modeling.adapters import base_model, save_model
 from hf_reward.modeling.layout import LayoutChoice, choose_layout
@@ -273,10 +274,8 @@ class RewardTrainer(ExactEvaluation, StopsOnSignal, LaidOutBatches):
             return super().train(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [  # type: ignore[assignment]  # the Trainer fills it in later, and says `None`
-            *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
-            *("prompt_length", "length", "margin", "weight", "chosen_probability", "tie", "scores", "subset"),
-        ]
+        # The Trainer fills it in later, and says `None`.
+        self._signature_columns = [*LEARNED_FROM, *GOING_ALONG]  # type: ignore[assignment]
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Wrap the model; DeepSpeed leaves the score head in float32."""

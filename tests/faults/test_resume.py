@@ -297,7 +297,9 @@ def test_a_checkpoint_of_another_engine_or_without_an_optimizer_is_refused(check
         one.train(resume_from_checkpoint=str(folder))
 
 
-def test_the_command_refuses_to_go_on_with_other_data_or_length(causal_folder, chat_pairs, tmp_path, capsys) -> None:
+def test_the_command_refuses_to_go_on_with_other_data_or_length(
+    causal_folder, chat_pairs, tmp_path, capsys, monkeypatch
+) -> None:
     chat_pairs.to_json(tmp_path / "pairs.jsonl")
     chat_pairs.select(range(5)).to_json(tmp_path / "fewer.jsonl")
     argv = ["--model_name_or_path", str(causal_folder), "--output_dir", str(tmp_path / "out"), "--save_steps", "1"]
@@ -305,6 +307,8 @@ def test_the_command_refuses_to_go_on_with_other_data_or_length(causal_folder, c
     data = ["--dataset_name", str(tmp_path / "pairs.jsonl")]
     assert train([*argv, "1", *data]) == 0
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    loaded: list[str] = []
+    monkeypatch.setattr("hf_reward.training.run.load_reward_model", lambda name, **_: loaded.append(name))
     for words, said in (
         ([*data, "--max_length", "99"], "`max_length` was 1024, now it is 99"),
         (["--dataset_name", str(tmp_path / "fewer.jsonl")], "(7 pairs then, 5 now)"),
@@ -315,6 +319,7 @@ def test_the_command_refuses_to_go_on_with_other_data_or_length(causal_folder, c
         error = capsys.readouterr().err
         assert said in error
         assert "Traceback" not in error
+    assert not loaded
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
 
 
