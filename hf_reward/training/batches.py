@@ -19,7 +19,7 @@ from hf_reward.modeling.adapters import base_model
 from hf_reward.modeling.layout import LayoutChoice, prove_layout, telling_rows
 from hf_reward.modeling.score_head import bind_reward_forward, release_reward_forward, restore_reward_forward
 from hf_reward.modeling.shared_prompt import ATTENTION, use_attention
-from hf_reward.training.checkpoints import WholeCheckpoints
+from hf_reward.training.whole_checkpoints import WholeCheckpoints
 
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from torch import nn
 from hf_reward.metrics import PreferenceSums
 from hf_reward.metrics.preference import NAMES
 from hf_reward.training.callbacks import SeenCounters
-from hf_reward.training.checkpoints import WholeCheckpoints
 from hf_reward.training.finiteness import FiniteSteps
+from hf_reward.training.whole_checkpoints import WholeCheckpoints
 
 
 class ExactResume(FiniteSteps, WholeCheckpoints):

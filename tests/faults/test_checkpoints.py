@@ -15,8 +15,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-import hf_reward.training.checkpoints as saving
 import hf_reward.training.manifest as manifests
+import hf_reward.training.whole_checkpoints as saving
 from hf_reward import ConfigurationError, RewardConfig, RewardTrainer
 from hf_reward.errors import RunError
 from hf_reward.training.checkpoints import checkpoints, newest_complete, resolve_resume, rotate

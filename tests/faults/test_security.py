@@ -103,7 +103,7 @@ def test_files_that_are_unpickled_must_be_those_of_the_manifest(file: str, marke
 
 
 def test_a_trainer_checks_them_unless_code_is_trusted(one_step, tmp_path, monkeypatch) -> None:
-    import hf_reward.training.checkpoints as saving
+    import hf_reward.training.whole_checkpoints as saving
 
     checked = []
     monkeypatch.setattr(saving, "check_trusted", checked.append)
