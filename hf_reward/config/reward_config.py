@@ -304,7 +304,7 @@ class RewardConfig(TrainingArguments):
         self._choose_precision()
         # A SIGTERM is always answered with a checkpoint; the library's handler would take the place of ours.
         self.enable_jit_checkpoint = False
-        # transformers renamed these two and warns when the old name is used; TRL's recipes and our default use it.
+        # transformers 5.23 renamed these two and warns of the old name, which TRL's recipes and our default use.
         # To go when TRL's RewardConfig says `activation_checkpointing`.
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
             new = old.replace("gradient", "activation")

@@ -1,5 +1,6 @@
 """From the rows of a source to preference rows: the reader of its format, found once and applied to every row."""
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -207,7 +208,7 @@ def detect_reader(dataset: "Dataset | IterableDataset", name: str, options: Read
     Raises:
         `DataError`: The dataset is an empty stream, or its columns are those of no format.
     """
-    rows = list(dataset.take(_FIRST_ROWS))
+    rows = list(itertools.islice(dataset, _FIRST_ROWS))
     columns = dataset.column_names or list({column: None for row in rows for column in row})
     if not columns:
         raise DataError(f"{name}: the stream is empty (expected preference pairs). Give a set with rows.")

@@ -188,6 +188,7 @@ def test_a_kernel_that_does_not_run_makes_a_run_pad_its_rows(
 
 
 def test_torchs_variable_length_kernel_is_the_one_that_is_used() -> None:
+    pytest.importorskip("torch", minversion="2.13", reason="older ones have it without windows or grouped heads")
     assert shared_prompt.variable_length_kernel() == "torch"
 
 
