@@ -2,6 +2,7 @@ import dataclasses
 import subprocess
 import sys
 
+import pytest
 from transformers import TrainingArguments
 
 from hf_reward.cli.help import _GROUPS, render, render_all, render_help
@@ -10,6 +11,7 @@ from hf_reward.config import DataArguments, LaunchArguments, ModelArguments, Rew
 
 
 def test_the_help_file_is_what_the_dataclasses_say():
+    pytest.importorskip("transformers", minversion="5.24", reason="older ones describe some of their fields otherwise")
     assert render_help() == render(), "write it again with `python -m hf_reward.cli.help`"
 
 
