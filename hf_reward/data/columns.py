@@ -42,7 +42,7 @@ EXTRA_TYPES = {
 # Columns from which a trainer learns, as we and as TRL name them, and those that only go along with them.
 LEARNED_FROM = (
     *("chosen_input_ids", "rejected_input_ids", "completion_input_ids", "chosen_ids", "rejected_ids"),
-    *("margin", "weight", "chosen_probability", "tie", "scores"),
+    *(column for column in EXTRA_TYPES if column != "subset"),
 )
 GOING_ALONG = ("prompt_length", "length", "subset")
 # What a row without a value counts as; `scores` has no neutral value and stays empty.
